@@ -1,0 +1,1 @@
+"""The method's mathematics: pure functions on tensors, one published idea a file."""

@@ -1,0 +1,119 @@
+"""CAA: how much a new piece of knowledge conflicts with what a subspace has already learned.
+
+References:
+    [1] CASE: Conflict-Assessed Knowledge-Sensitive Neuron Tuning for Lifelong Model Editing. WWW 2026.
+        doi:10.1145/3774904.3792427. Published: the edit gradient at the initial subspace, its cosine with a subspace's
+        update direction, sharing at a score of zero or more, opening a new subspace when every score is negative.
+    [2] Johnson, Lindenstrauss: Extensions of Lipschitz mappings into a Hilbert space. 1984. The sketch of the mean.
+
+With `x` the input and `δ = ∂L/∂(Wx)` the gradient at the output of the edited projection, over the tokens n of an edit,
+
+    G = −∂L/∂ΔW = −Σ_n δ_n x_nᵀ            the direction in which one descent step moves the initial subspace,
+    E = ΔW − ΔW_0 = s · B A                 what a subspace has learned,
+    c = ⟨E, G⟩ / (‖E‖ ‖G‖).
+
+Both are sums of few outer products, so every inner product is taken on the factors and no `d_out × d_in` matrix is ever
+formed.
+
+Ours: the centred score. All edits share a large common part ("do not say what the base says"), which makes almost every
+raw cosine positive. `c = ⟨E, G − Ḡ⟩ / (‖E‖ ‖G − Ḡ‖)` with the running mean Ḡ of past edit gradients brings the sign
+back. Ḡ is kept as a seeded random sketch of a few kilobytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OuterSum:
+    """The matrix `Σ_n left_n right_nᵀ`, kept as its factors.
+
+    Attributes:
+        left: `(terms, d_out)`.
+        right: `(terms, d_in)`.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def from_gradient(cls, output_gradient: Tensor, inputs: Tensor) -> "OuterSum":
+        """The edit gradient `G = −Σ_n δ_n x_nᵀ`.
+
+        Args:
+            output_gradient: `δ = ∂L/∂(Wx)`, `(tokens, d_out)`.
+            inputs: `x`, `(tokens, d_in)`.
+        """
+        return cls(-output_gradient, inputs)
+
+    @classmethod
+    def from_adapter(cls, down: Tensor, up: Tensor, scale: float = 1.0) -> "OuterSum":
+        """The update direction `E = s · B A` of a subspace whose initial `B` is zero.
+
+        Args:
+            down: `A`, `(rank, d_in)`.
+            up: `B`, `(d_out, rank)`.
+            scale: `s`.
+        """
+        return cls(scale * up.T, down)
+
+    def __add__(self, other: "OuterSum") -> "OuterSum":
+        return OuterSum(torch.cat([self.left, other.left]), torch.cat([self.right, other.right]))
+
+    def inner(self, other: "OuterSum") -> Tensor:
+        """The inner product of the two matrices, `⟨Σ u_n v_nᵀ, Σ p_m q_mᵀ⟩ = Σ_{n,m} (u_n·p_m)(v_n·q_m)`, a scalar."""
+        return ((self.left @ other.left.T) * (self.right @ other.right.T)).sum()
+
+    def norm(self) -> Tensor:
+        """The Frobenius norm, a scalar."""
+        return self.inner(self).clamp_min(0).sqrt()
+
+
+def cosine(a: OuterSum, b: OuterSum) -> Tensor:
+    """The conflict score `c` of an update direction and an edit gradient; 0 where either vanishes.
+
+    Returns:
+        A scalar from −1 (they undo each other) to 1 (the same direction).
+    """
+    norms = a.norm() * b.norm()
+    return torch.where(norms > 0, a.inner(b) / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+
+
+class Sketch:
+    """A seeded random projection `M ↦ P M Qᵀ` that keeps inner products of matrices to a few per cent.
+
+    Args:
+        d_out: Rows of the matrices.
+        d_in: Their columns.
+        size: Rows and columns of a sketch.
+        seed: Two sketches of one seed and size are comparable.
+    """
+
+    def __init__(self, d_out: int, d_in: int, size: int = 64, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.rows = torch.randn(size, d_out, generator=generator) / size**0.5  # P, E[PᵀP] = I
+        self.columns = torch.randn(size, d_in, generator=generator) / size**0.5  # Q
+
+    def __call__(self, matrix: OuterSum) -> Tensor:
+        """The sketch of a matrix, `(size, size)`."""
+        device = matrix.left.device
+        return (matrix.left @ self.rows.T.to(device)).T @ (matrix.right @ self.columns.T.to(device))
+
+
+def cosine_centred(direction: OuterSum, gradient: OuterSum, mean: Tensor, sketch: Sketch) -> Tensor:
+    """The centred conflict score, `cos(E, G − Ḡ)`; 0 where either vanishes.
+
+    The terms in `G` alone are exact; those in `Ḡ` come from its sketch.
+
+    Args:
+        direction: `E`.
+        gradient: `G`.
+        mean: Sketch of `Ḡ`, `(size, size)`.
+        sketch: What it was made with.
+    """
+    inner = direction.inner(gradient) - (sketch(direction) * mean).sum()
+    square = gradient.inner(gradient) - 2 * (sketch(gradient) * mean).sum() + mean.square().sum()
+    norms = direction.norm() * square.clamp_min(0).sqrt()
+    return torch.where(norms > 0, inner / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0).clamp(-1, 1)
