@@ -23,9 +23,7 @@ from case_lightning.base.digits import restore_digit_split
 from case_lightning.errors import BaseModelError
 
 
-def read_tokenizer(
-    source: str, trust_remote_code: bool = False, local_files_only: bool = False
-) -> PreTrainedTokenizerBase:
+def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Read the tokenizer of a checkpoint, with a pad token and padding on the right.
 
     A tokenizer without a pad token pads with its end-of-sequence token: attention masks hide padding, so its identity
@@ -34,16 +32,13 @@ def read_tokenizer(
     Args:
         source: A folder, a hub id, or the path of a `.gguf` file.
         trust_remote_code: Whether the checkpoint's own code may run.
-        local_files_only: Whether a hub id is read from the local hub cache alone.
 
     Raises:
         BaseModelError: The tokenizer has neither a pad nor an end-of-sequence token.
     """
     place, gguf = _split_gguf(source)
     with silence():
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, trust_remote_code=trust_remote_code, local_files_only=local_files_only, **gguf
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code, **gguf)
     if gguf:
         restore_digit_split(tokenizer, Path(source))
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
@@ -57,7 +52,6 @@ def read_model(
     source: str,
     dtype: torch.dtype | str = "auto",
     trust_remote_code: bool = False,
-    local_files_only: bool = False,
     device: torch.device | None = None,
 ) -> PreTrainedModel:
     """Read the causal language model of a checkpoint, complete or not at all.
@@ -66,7 +60,6 @@ def read_model(
         source: A folder, a hub id, or the path of a `.gguf` file, whose weights are dequantised.
         dtype: The dtype of the weights; `"auto"` is the checkpoint's own, float32 for a `.gguf` file.
         trust_remote_code: Whether the checkpoint's own code may run.
-        local_files_only: Whether a hub id is read from the local hub cache alone.
         device: Where the weights are put; the CPU by default.
 
     Raises:
@@ -77,14 +70,13 @@ def read_model(
         gguf["quantization_config"] = GgufConfig(dequantize=True)
         dtype = torch.float32 if dtype == "auto" else dtype
     else:
-        _check_kind(source, trust_remote_code, local_files_only)
+        _check_kind(source, trust_remote_code)
     with silence():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=dtype,
             device_map=device or torch.device("cpu"),
             trust_remote_code=trust_remote_code,
-            local_files_only=local_files_only,
             output_loading_info=True,
             **gguf,
         )
@@ -114,11 +106,9 @@ def _split_gguf(source: str) -> tuple[str, dict[str, Any]]:
     return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (source, {})
 
 
-def _check_kind(source: str, trust_remote_code: bool, local_files_only: bool) -> None:
+def _check_kind(source: str, trust_remote_code: bool) -> None:
     with silence():
-        config = AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code, local_files_only=local_files_only
-        )
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     brings_code = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
     is_causal = brings_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if getattr(config, "is_encoder_decoder", False) or not is_causal:

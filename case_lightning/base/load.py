@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from case_lightning.base.architecture import Architecture, find_architecture
 from case_lightning.base.checkpoint import read_model, read_tokenizer
 from case_lightning.base.fingerprint import fingerprint
-from case_lightning.base.source import Source, resolve_source
+from case_lightning.base.source import resolve_source
 from case_lightning.errors import BaseModelError
 
 DTYPES = MappingProxyType[str, torch.dtype | str](
@@ -65,11 +65,11 @@ def load_base(model: str, dtype: str = "auto", device: str = "auto", trust_remot
 
 
 def _read(
-    source: Source, name: str, dtype: str, device: torch.device, trust_remote_code: bool
+    source: str, name: str, dtype: str, device: torch.device, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        model = read_model(source.place, DTYPES[dtype], trust_remote_code, source.offline, device)
-        return model, read_tokenizer(source.place, trust_remote_code, source.offline)
+        model = read_model(source, DTYPES[dtype], trust_remote_code, device)
+        return model, read_tokenizer(source, trust_remote_code)
     except BaseModelError:
         raise
     except Exception as error:  # a checkpoint is foreign input: transformers raises almost any type for a bad one

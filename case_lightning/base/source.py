@@ -6,7 +6,6 @@ for most of a minute and then name no cause.
 
 import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -23,35 +22,25 @@ ACCEPTED = (
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint is read from.
-
-    Attributes:
-        place: A folder, a `.gguf` file, or a hub id.
-        offline: Whether a hub id is to be read from the local hub cache alone.
-    """
-
-    place: str
-    offline: bool = False
-
-
-def resolve_source(model: str) -> Source:
+def resolve_source(model: str) -> str:
     """Find out what a model name stands for, fetching the embedded model on first use.
 
     Args:
         model: The embedded model's name, a Hugging Face id, a folder, or a `.gguf` file.
 
+    Returns:
+        A folder, a `.gguf` file, or a hub id that the hub has.
+
     Raises:
         BaseModelError: It is none of these, or cannot be reached.
     """
     if model in EMBEDDED_MODELS:
-        return Source(str(embedded_folder(EMBEDDED_MODELS[model])))
+        return str(embedded_folder(EMBEDDED_MODELS[model]))
     path = Path(model).expanduser()
     if model and path.is_dir():
-        return Source(_check_folder(path))
+        return _check_folder(path)
     if path.suffix == ".gguf":
-        return Source(_check_file(path, model))
+        return _check_file(path, model)
     if path.is_file():
         raise _unknown(model, "it is a file, but not a .gguf file")
     if not model or _is_path(model):
@@ -78,7 +67,7 @@ def _check_file(path: Path, model: str) -> str:
     return str(path)
 
 
-def _ask_hub(model: str) -> Source:
+def _ask_hub(model: str) -> str:
     near = difflib.get_close_matches(model.lower(), EMBEDDED_MODELS, n=1)
     if near and "/" not in model:
         raise _unknown(model, "it is not the embedded model's name")
@@ -90,12 +79,13 @@ def _ask_hub(model: str) -> Source:
         raise _unknown(model, "the Hugging Face hub has no such model") from error
     except Exception as error:  # the hub client's transport errors are its HTTP library's, and that changes
         return _read_offline(model, error)
-    return Source(model)
+    return model
 
 
-def _read_offline(model: str, error: Exception) -> Source:
-    if isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return Source(model, offline=True)
+def _read_offline(model: str, error: Exception) -> str:
+    cached = try_to_load_from_cache(model, "config.json")
+    if isinstance(cached, str):  # as a folder: given the id, transformers would ask the hub again
+        return str(Path(cached).parent)
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     raise _unknown(model, f"the Hugging Face hub cannot be reached ({reason}) and its cache has no copy") from error
 

@@ -154,17 +154,32 @@ def test_default_layer_is_four_fifths_up(n_layers: int, expected: int) -> None:
     assert find_architecture(model).default_layer == expected
 
 
-def test_where_no_list_has_the_declared_length_the_longest_list_of_like_blocks_is_taken() -> None:
+@pytest.mark.parametrize(("declared", "expected"), [(3, "model.layers"), (7, "model.extra")])
+def test_the_list_of_the_declared_length_is_taken_or_else_the_longest(declared: int, expected: str) -> None:
     model = build_model(LlamaConfig(**SIZES))
-    model.extra = nn.ModuleList([nn.Identity()])
-    model.config.num_hidden_layers = 7
-    assert find_architecture(model).layers_path == "model.layers"
+    model.model.extra = nn.ModuleList(model.model.layers[0] for _ in range(5))
+    model.config.num_hidden_layers = declared
+    assert find_architecture(model).layers_path == expected
 
 
 def test_of_two_lists_of_the_declared_length_the_one_with_mlps_is_taken() -> None:
     model = build_model(LlamaConfig(**SIZES))
     model.model._modules = {"norms": nn.ModuleList(nn.LayerNorm(32) for _ in range(3)), **model.model._modules}
     assert find_architecture(model).layers_path == "model.layers"
+
+
+def test_of_two_widths_the_widest_is_the_mlp() -> None:
+    """Small projections beside the MLP, as some families inject inputs per layer, look like an MLP too."""
+    model = build_model(LlamaConfig(**SIZES))
+    for layer in model.model.layers:
+        layer.gate, layer.projection = nn.Linear(32, 8), nn.Linear(8, 32)
+    assert find_architecture(model).down_projections[0] == "model.layers.0.mlp.down_proj"
+
+
+def test_a_norm_after_the_layers_goes_before_one_in_front_of_them() -> None:
+    model = build_model(LlamaConfig(**SIZES))
+    model.model._modules = {"first": nn.LayerNorm(32), **model.model._modules}
+    assert find_architecture(model).final_norm is model.model.norm
 
 
 @pytest.mark.parametrize("layer", [0, 2])

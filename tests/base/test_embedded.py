@@ -3,6 +3,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,6 +62,7 @@ def downloads(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         with log.open("a") as stream:
             stream.write(" ".join(command) + "\n")
+        time.sleep(0.1)  # long enough for processes that start together to meet at the lock
         shutil.copy(wheel, command[command.index("--dest") + 1])
         return subprocess.CompletedProcess(command, 0, "", "")
 

@@ -1,13 +1,17 @@
 import dataclasses
+import logging
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import gguf
+import huggingface_hub
 import pytest
 import torch
 from transformers import BertConfig, LlamaConfig, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from case_lightning.base import fingerprint, load_base
+from case_lightning.base import DEFAULT_MODEL, fingerprint, load_base, source
 from case_lightning.errors import BaseModelError
 from tests.base.tiny_models import SIZES, build_model, build_tokenizer, save_folder, write_gguf
 
@@ -75,9 +79,40 @@ def test_a_gguf_file_becomes_a_plain_model(gguf_file: Path, tmp_path: Path) -> N
     assert "quantization_config" not in (tmp_path / "config.json").read_text()
 
 
+def test_the_embedded_models_cache_path_is_kept_out_of_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "embedded_folder", lambda _: folder)
+    base = load_base(DEFAULT_MODEL, device="cpu")
+    assert base.name == base.model.name_or_path == DEFAULT_MODEL
+
+
+def test_on_the_meta_device_there_is_structure_only(folder: Path) -> None:
+    base = load_base(str(folder), device="meta")
+    assert base.model.device == torch.device("meta")
+    assert base.fingerprint.endswith("-meta")
+    assert base.architecture.d_in == 48
+
+
+def test_an_unreachable_hubs_cache_is_read_without_asking_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hub cache laid out by hand."""
+    repository = tmp_path / "models--owner--name"
+    shutil.copytree(folder, repository / "snapshots" / "revision")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("revision")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", Mock(side_effect=ConnectionError("no route")))
+    monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", Mock(side_effect=OSError("asked")))
+    base = load_base("owner/name", device="cpu")
+    assert base.fingerprint == load_base(str(folder), device="cpu").fingerprint
+    assert base.model.name_or_path == "owner/name"
+
+
 def test_loading_is_silent_and_leaves_logging_as_it_was(
     folder: Path, gguf_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    heard = Mock(level=logging.NOTSET)
+    transformers_logging.add_handler(heard)
     transformers_logging.enable_progress_bar()
     transformers_logging.set_verbosity_info()
     try:
@@ -87,6 +122,8 @@ def test_loading_is_silent_and_leaves_logging_as_it_was(
         assert transformers_logging.is_progress_bar_enabled()
     finally:
         transformers_logging.set_verbosity_warning()
+        transformers_logging.remove_handler(heard)
+    heard.handle.assert_not_called()
     assert capfd.readouterr() == ("", "")
 
 

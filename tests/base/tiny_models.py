@@ -67,6 +67,9 @@ FAMILIES = {
     "phi3, fused gate and up, fused attention twice as wide": Family(
         Phi3Config(**SIZES | {"intermediate_size": 24}), "model.layers", "mlp.down_proj", 24, "model.norm"
     ),
+    "phi3, fused attention wider than the hidden state": Family(
+        Phi3Config(**SIZES, head_dim=16), "model.layers", "mlp.down_proj", 48, "model.norm"
+    ),
     "gpt2, Conv1D": Family(
         GPT2Config(vocab_size=VOCAB, n_positions=32, n_embd=32, n_layer=3, n_head=4),
         "transformer.h",
