@@ -32,7 +32,7 @@ def allocation_section(runs: Sequence[Run]) -> Markup:
 
 
 def _draw_allocation(run: Run, key: str) -> Markup:
-    counts = Counter(edit.subspace for edit in run.edits if edit.subspace is not None)
+    counts = Counter(edit.allocation.subspace for edit in run.edits if edit.allocation.subspace is not None)
     if not counts:
         return note("There is no ledger that says which subspace holds which edit.")
     n_rows = max(counts) + 1
@@ -53,17 +53,19 @@ def gather_cells(edits: Sequence[LedgerEdit]) -> dict[str, list[Cell]]:
     """Gather the cells of each kind of decision; neighbouring edits of one kind in one subspace are one cell."""
     kinds: dict[str, list[Cell]] = {}
     for number, edit in enumerate(edits):
-        if edit.subspace is None:
+        subspace = edit.allocation.subspace
+        if subspace is None:
             continue
         cells = kinds.setdefault(_find_kind(edit), [])
-        if cells and cells[-1][1:] == (number, edit.subspace):
-            cells[-1] = (cells[-1][0], number + 1, edit.subspace)
+        if cells and cells[-1][1:] == (number, subspace):
+            cells[-1] = (cells[-1][0], number + 1, subspace)
         else:
-            cells.append((number, number + 1, edit.subspace))
+            cells.append((number, number + 1, subspace))
     return kinds
 
 
 def _find_kind(edit: LedgerEdit) -> str:
-    if edit.is_retired:
+    if edit.retired is not None:
         return "retired"
-    return edit.decision if edit.decision in ("shared", "opened", "forced") else "unknown"
+    decision = edit.allocation.decision
+    return decision if decision in ("shared", "opened", "forced") else "unknown"

@@ -74,8 +74,8 @@ def count_subspaces(edits: Sequence[LedgerEdit]) -> list[Point]:
     used: set[int] = set()
     points = [(0.0, 0.0)]
     for number, edit in enumerate(edits, 1):
-        if edit.subspace is not None and edit.subspace not in used:
-            used.add(edit.subspace)
+        if (subspace := edit.allocation.subspace) is not None and subspace not in used:
+            used.add(subspace)
             points.append((float(number), float(len(used))))
     return [*points, (float(len(edits)), float(len(used)))] if used else []
 
@@ -105,5 +105,5 @@ def _tabulate_costs(runs: Sequence[Run]) -> Markup:
 
 
 def _divide_bytes(run: Run) -> float | None:
-    size, n_edits = run.metrics.cost.get("adapter_bytes"), run.metrics.n_edits
+    size, n_edits = run.metrics.cost.get("adapter_bytes"), run.metrics.settings.n_edits
     return size / n_edits if size is not None and n_edits else None

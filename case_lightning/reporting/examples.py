@@ -60,14 +60,14 @@ def _write_answer(text: str | None) -> str:
 def _describe(edit: LedgerEdit | None) -> list[str]:
     if edit is None:
         return []
-    facts = [] if edit.subspace is None else [f"{edit.decision or 'subspace'} S{edit.subspace}"]
-    facts += [] if edit.conflict_score is None else [f"conflict score {write_number(edit.conflict_score)}"]
-    facts += [] if edit.superseded_by is None else [f"superseded by {edit.superseded_by}"]
-    return facts if edit.undone_at is None else [*facts, "undone"]
+    where, score = edit.allocation, edit.allocation.conflict_score
+    facts = [] if where.subspace is None else [f"{where.decision or 'subspace'} S{where.subspace}"]
+    facts += [] if score is None else [f"conflict score {write_number(score)}"]
+    return facts if edit.retired is None else [*facts, edit.retired]
 
 
 def _tabulate_losses(edits: Sequence[LedgerEdit]) -> Markup | None:
-    fitted = [(edit.loss, edit) for edit in edits if edit.loss is not None and not edit.is_retired]
+    fitted = [(edit.loss, edit) for edit in edits if edit.loss is not None and edit.retired is None]
     highest = sorted(fitted, key=lambda pair: pair[0], reverse=True)[:_SHOWN]
     rows = [
         [shorten(edit.prompt or edit.id), shorten(edit.target or ABSENT), write_number(loss)] for loss, edit in highest

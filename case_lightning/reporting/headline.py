@@ -76,7 +76,7 @@ def _compare(protocol: str, group: Sequence[tuple[int, Run]]) -> Markup:
     rows = [
         [
             run.name,
-            write_number(run.metrics.n_edits),
+            write_number(run.metrics.settings.n_edits),
             *(_write_change(run.metrics, key, write) for key, _, _, write in _HEADLINES),
             write_seconds(run.metrics.cost.get("edit_seconds")),
             write_bytes(run.metrics.cost.get("adapter_bytes")),
@@ -99,8 +99,9 @@ def _tabulate_scores(run: Run, key: str) -> Markup:
     rows = [row for row in rows if any(cell != ABSENT for cell in row[1:])]
     if not rows:
         return note("This run was not scored.")
-    protocol = f"Scores, protocol {run.metrics.protocol}" if run.metrics.protocol else "Scores"
-    return data_table(protocol, ["Score", "Before", "After its own batch", "At the end"], rows)
+    protocol = run.metrics.settings.protocol
+    caption = "Scores" if protocol is None else f"Scores, protocol {protocol}"
+    return data_table(caption, ["Score", "Before", "After its own batch", "At the end"], rows)
 
 
 def _write_score(name: str, value: float | None) -> str:

@@ -9,9 +9,26 @@ from pathlib import Path
 from case_lightning.errors import RunError
 
 _COLUMNS = (
-    "id, batch, prompt, target, subspace, conflict_score, scores, decision, loss, seconds, created_at, "
+    "id, prompt, target, subspace, conflict_score, scores, decision, loss, seconds, created_at, "
     "superseded_by, undone_at"
 )
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Where one edit went, and why; a number or text that the ledger does not hold is `None`.
+
+    Attributes:
+        subspace: The subspace that holds it.
+        decision: `shared`, `opened` or `forced`.
+        conflict_score: Its score against that subspace; none for the first edit.
+        scores: Its score against each subspace that was open at the time, by the subspace's number.
+    """
+
+    subspace: int | None
+    decision: str | None
+    conflict_score: float | None
+    scores: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -20,38 +37,23 @@ class LedgerEdit:
 
     Attributes:
         id: The edit's own name.
-        batch: The number of its batch.
         prompt: The question.
         target: The answer that was written.
-        subspace: The subspace that holds it.
-        conflict_score: Its score against that subspace; none for the first edit.
-        scores: Its score against each subspace that was open at the time, by the subspace's number.
-        decision: `shared`, `opened` or `forced`.
+        allocation: Where it went, and why.
         loss: The loss at the end of its fit.
         seconds: The seconds it took.
         created_at: When it was written.
-        superseded_by: The edit that took its place.
-        undone_at: When it was taken back.
+        retired: Why it no longer speaks, if so: a later edit took its place, or it was taken back.
     """
 
     id: str
-    batch: int | None
     prompt: str | None
     target: str | None
-    subspace: int | None
-    conflict_score: float | None
-    scores: tuple[float | None, ...]
-    decision: str | None
+    allocation: Allocation
     loss: float | None
     seconds: float | None
     created_at: str | None
-    superseded_by: str | None
-    undone_at: str | None
-
-    @property
-    def is_retired(self) -> bool:
-        """Whether the edit no longer speaks: a later one took its place, or it was taken back."""
-        return self.superseded_by is not None or self.undone_at is not None
+    retired: str | None
 
 
 def read_ledger(path: Path) -> list[LedgerEdit]:
@@ -71,7 +73,22 @@ def read_ledger(path: Path) -> list[LedgerEdit]:
 
 def _parse_row(row: sqlite3.Row, path: Path) -> LedgerEdit:
     scores = _parse_scores(row["scores"], f"{path}: edit {row['id']!r}")
-    return LedgerEdit(**{**dict(row), "id": str(row["id"]), "scores": scores})
+    return LedgerEdit(
+        id=str(row["id"]),
+        prompt=row["prompt"],
+        target=row["target"],
+        allocation=Allocation(row["subspace"], row["decision"], row["conflict_score"], scores),
+        loss=row["loss"],
+        seconds=row["seconds"],
+        created_at=row["created_at"],
+        retired=_describe_end(row),
+    )
+
+
+def _describe_end(row: sqlite3.Row) -> str | None:
+    if row["undone_at"] is not None:
+        return "undone"
+    return None if row["superseded_by"] is None else f"superseded by {row['superseded_by']}"
 
 
 def _parse_scores(text: str | None, place: str) -> tuple[float | None, ...]:

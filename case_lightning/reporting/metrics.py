@@ -8,8 +8,8 @@ from case_lightning.reporting.fields import field_error, take_list, take_number,
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """The figures of one run.
+class Settings:
+    """What a run was made with.
 
     Attributes:
         protocol: How the edits were scored, `wise` or `harness`: figures of two protocols are not comparable.
@@ -18,11 +18,6 @@ class Metrics:
         n_edits: How many edits were written.
         batch_size: How many were written at a time.
         seed: The seed of the run.
-        pre: Scores of the unedited model.
-        immediate: Scores of each edit right after its own batch.
-        final: Scores of all edits on the last model.
-        retention: After how many edits, which reliability on all edits so far.
-        cost: What the run took and what it leaves behind, in seconds, bytes and counts.
         environment: Versions and machine, as the run noted them.
     """
 
@@ -32,12 +27,28 @@ class Metrics:
     n_edits: float | None
     batch_size: float | None
     seed: float | None
+    environment: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one run.
+
+    Attributes:
+        settings: What it was made with.
+        pre: Scores of the unedited model.
+        immediate: Scores of each edit right after its own batch.
+        final: Scores of all edits on the last model.
+        retention: After how many edits, which reliability on all edits so far.
+        cost: What the run took and what it leaves behind, in seconds, bytes and counts.
+    """
+
+    settings: Settings
     pre: dict[str, float | None]
     immediate: dict[str, float | None]
     final: dict[str, float | None]
     retention: list[tuple[float, float]]
     cost: dict[str, float | None]
-    environment: dict[str, object]
 
 
 def parse_metrics(values: Mapping[str, object], place: str) -> Metrics:
@@ -50,19 +61,22 @@ def parse_metrics(values: Mapping[str, object], place: str) -> Metrics:
     Raises:
         RunError: If a part is neither absent, null nor of its kind.
     """
-    return Metrics(
+    settings = Settings(
         protocol=take_text(values, "protocol", place),
         base_model=take_text(values, "base_model", place),
         dataset=take_text(values, "dataset", place),
         n_edits=take_number(values, "n_edits", place),
         batch_size=take_number(values, "batch_size", place),
         seed=take_number(values, "seed", place),
+        environment=take_object(values, "environment", place),
+    )
+    return Metrics(
+        settings=settings,
         pre=_take_numbers(values, "pre", place),
         immediate=_take_numbers(values, "immediate", place),
         final=_take_numbers(values, "final", place),
         retention=_take_retention(values, place),
         cost=_take_numbers(values, "cost", place),
-        environment=take_object(values, "environment", place),
     )
 
 

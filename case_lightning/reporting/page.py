@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 from case_lightning.errors import RunError
@@ -14,7 +15,6 @@ from case_lightning.reporting.headline import headline_section, scores_section
 from case_lightning.reporting.markup import Markup, element
 from case_lightning.reporting.run import Run, read_run
 from case_lightning.reporting.settings import describe_run, settings_section
-from case_lightning.reporting.stylesheet import STYLESHEET
 
 # The browser itself is told to load nothing, whatever a run's texts may hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -65,10 +65,15 @@ def render_page(runs: Sequence[Run]) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{title} · case_lightning"),
-        element("style", Markup(STYLESHEET)),
+        element("style", Markup(read_stylesheet())),
     )
     body = element("body", _head_page(title, runs), element("main", *(write(runs) for write in _SECTIONS)))
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def read_stylesheet() -> str:
+    """Return the style sheet that every page carries in itself."""
+    return files(__package__).joinpath("report.css").read_text(encoding="utf-8")
 
 
 def _tell_apart(runs: list[Run]) -> list[Run]:

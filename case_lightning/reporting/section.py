@@ -44,5 +44,5 @@ def group_by_protocol(runs: Sequence[Run]) -> dict[str, list[tuple[int, Run]]]:
     """Group runs, each with its number, by the protocol of their scores: those of two are never put side by side."""
     groups: dict[str, list[tuple[int, Run]]] = {}
     for index, run in enumerate(runs):
-        groups.setdefault(run.metrics.protocol or "unnamed", []).append((index, run))
+        groups.setdefault(run.metrics.settings.protocol or "unnamed", []).append((index, run))
     return groups

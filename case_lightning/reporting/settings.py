@@ -21,37 +21,38 @@ def settings_section(runs: Sequence[Run]) -> Markup:
 
 def describe_run(run: Run) -> str:
     """Say in one line what a run did; what it does not name is left out."""
-    metrics = run.metrics
-    n_edits = metrics.n_edits if metrics.n_edits is not None else float(len(run.edits)) or None
+    settings = run.metrics.settings
+    n_edits = settings.n_edits if settings.n_edits is not None else float(len(run.edits)) or None
     parts = [
         None if n_edits is None else f"{write_number(n_edits)} edits",
-        None if metrics.dataset is None else f"of {metrics.dataset}",
-        None if metrics.base_model is None else f"into {metrics.base_model}",
-        None if metrics.batch_size is None else f"in batches of {write_number(metrics.batch_size)}",
-        None if metrics.protocol is None else f"· protocol {metrics.protocol}",
+        None if settings.dataset is None else f"of {settings.dataset}",
+        None if settings.base_model is None else f"into {settings.base_model}",
+        None if settings.batch_size is None else f"in batches of {write_number(settings.batch_size)}",
+        None if settings.protocol is None else f"· protocol {settings.protocol}",
     ]
     return " ".join(part for part in parts if part is not None)
 
 
 def _show_settings(run: Run, _: str) -> Markup:
-    metrics = run.metrics
+    settings = run.metrics.settings
     written = sorted(edit.created_at for edit in run.edits if edit.created_at is not None)
     facts = [
         ("Run folder", run.name),
-        ("Base model", metrics.base_model),
-        ("Data set", metrics.dataset),
-        ("Protocol", metrics.protocol),
-        *((name, _write_setting(value)) for name, value in (("Edits", metrics.n_edits), ("Seed", metrics.seed))),
-        ("Batch size", _write_setting(metrics.batch_size)),
+        ("Base model", settings.base_model),
+        ("Data set", settings.dataset),
+        ("Protocol", settings.protocol),
+        ("Edits", _write_whole(settings.n_edits)),
+        ("Batch size", _write_whole(settings.batch_size)),
+        ("Seed", _write_whole(settings.seed)),
         ("First edit written", written[0] if written else None),
         ("Last edit written", written[-1] if written else None),
-        *((key, ABSENT if value is None else str(value)) for key, value in metrics.environment.items()),
+        *((key, ABSENT if value is None else str(value)) for key, value in settings.environment.items()),
     ]
     return join(fact_list(facts), _show_config(run.config))
 
 
-def _write_setting(value: float | None) -> str | None:
-    return None if value is None else write_number(value)
+def _write_whole(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0f}"
 
 
 def _show_config(config: str | None) -> Markup:

@@ -6,6 +6,7 @@ ABSENT = "n/a"
 
 _BYTE_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _LONGEST_TEXT = 600
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def write_share(value: float | None) -> str:
@@ -28,12 +29,12 @@ def write_number(value: float | None) -> str:
 
 def write_seconds(value: float | None) -> str:
     """Write a duration, given in seconds."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{write_number(value)} s"
+    return ABSENT if value is None or not math.isfinite(value) else f"{write_number(value)}{_SPACE}s"
 
 
 def write_ratio(value: float | None) -> str:
     """Write how many times one thing is another."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{write_number(value)} times"
+    return ABSENT if value is None or not math.isfinite(value) else f"{write_number(value)}{_SPACE}times"
 
 
 def write_bytes(value: float | None) -> str:
@@ -44,7 +45,7 @@ def write_bytes(value: float | None) -> str:
         if abs(value) < 1000 or unit == _BYTE_UNITS[-1]:
             break
         value /= 1000
-    return f"{write_number(value)} {unit}"
+    return f"{write_number(value)}{_SPACE}{unit}"
 
 
 def write_count(count: int, noun: str) -> str:

@@ -85,8 +85,11 @@ def points(*pairs: tuple[int, float]) -> list[Batch]:
 
 
 RAGGED = ((5, 7), (1, 4), (0, 4), (6, 9), (3, 2))
+IDS = torch.ones(2, 2, dtype=torch.long)
 UNLABELLED = ids([[1, 2], [3, 4]], [[-100, -100], [-100, -100]])
 UNLABELLED_BETWEEN = ids([[1, 2], [3, 4], [1, 1]], [[1, -100], [-100, -100], [1, 2]])
+UNMASKED = {"edited": IDS, "unedited": IDS, "labels_mask": IDS < 0}
+UNPREDICTED = {"logits": torch.zeros(2, 2, VOCAB), "labels": UNLABELLED["labels"]}
 EXTREME = {  # losses of 0, about 200 (beyond float32's exponential) and 2 nats
     "logits": torch.tensor([[[400.0, 0.0]], [[200.0, 0.0]], [[0.0, 2.0]]]),
     "labels": torch.tensor([[0], [1], [0]]),
@@ -109,12 +112,15 @@ CASES = [
     Case("exact-no-row-left", exact, [UNLABELLED], "exact_match"),
     Case("locality", Locality, unrelated_ids(5, *RAGGED), "locality"),
     Case("locality-one-row", Locality, unrelated_ids(6, (1, 8)), "locality"),
+    Case("locality-no-row-left", Locality, [UNMASKED], "locality"),
     Case("bit-identity", BitIdentity, nudged_logits(7, *RAGGED), "bit_identity"),
     Case("bit-identity-one-row", BitIdentity, nudged_logits(8, (1, 3)), "bit_identity"),
     Case("perplexity", TargetPerplexity, distributions(9, *RAGGED), "mean_perplexity"),
     Case("perplexity-median-even", median, distributions(10, (4, 9), (4, 9)), "median_perplexity"),
     Case("perplexity-median-odd", median, distributions(11, *RAGGED), "median_perplexity"),
     Case("perplexity-one-row", TargetPerplexity, distributions(14, (1, 5)), "mean_perplexity"),
+    Case("perplexity-no-row-left", TargetPerplexity, [UNPREDICTED], "mean_perplexity"),
+    Case("perplexity-median-no-row-left", median, [UNPREDICTED], "median_perplexity"),
     Case("perplexity-extreme", TargetPerplexity, [EXTREME], "mean_perplexity"),
     Case("perplexity-infinite", TargetPerplexity, [EXTREME, INFINITE], "mean_perplexity"),
     Case("perplexity-infinite-outvoted", median, [EXTREME, INFINITE], "median_perplexity"),

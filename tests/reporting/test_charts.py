@@ -12,9 +12,9 @@ from case_lightning.reporting.curves import bin_seconds, count_subspaces
 from case_lightning.reporting.ledger import LedgerEdit, read_ledger
 from case_lightning.reporting.line_chart import N_COLOURS, LineChart, Series, draw_line_chart
 from case_lightning.reporting.markup import Markup, element, join
+from case_lightning.reporting.page import read_stylesheet
 from case_lightning.reporting.row_chart import RowChart
 from case_lightning.reporting.scale import Scale, find_round_step, write_unit
-from case_lightning.reporting.stylesheet import STYLESHEET
 from case_lightning.reporting.wording import shorten, write_bytes, write_number, write_share
 from tests.reporting.fake_run import build_edits, write_ledger
 
@@ -83,12 +83,13 @@ def test_chart_without_points_is_not_drawn() -> None:
 
 
 def test_every_style_that_is_drawn_is_in_the_style_sheet() -> None:
+    sheet = read_stylesheet()
     drawn = {Series("", [], colour).style for colour in (*range(2 * N_COLOURS), None)}
     drawn |= {f"shade-{shade}" for shade in range(N_SHADES)}
     drawn |= {f"kind-{kind}" for kind in ("shared", "opened", "forced", "retired", "unknown")}
-    assert not [style for style in drawn if f".{style}" not in STYLESHEET]
-    used = set(re.findall(r"var\((--[\w-]+)\)", STYLESHEET))
-    assert used == set(re.findall(r"(--[\w-]+):", STYLESHEET))
+    assert not [style for style in drawn if f".{style}" not in sheet]
+    used = set(re.findall(r"var\((--[\w-]+)\)", sheet))
+    assert used == set(re.findall(r"(--[\w-]+):", sheet))
 
 
 def test_cells_hold_every_edit_once(edits: list[LedgerEdit]) -> None:
@@ -96,7 +97,7 @@ def test_cells_hold_every_edit_once(edits: list[LedgerEdit]) -> None:
     spread = {number: (kind, row) for kind, (first, end, row) in cells for number in range(first, end)}
     assert sum(end - first for _, (first, end, _) in cells) == len(spread) == len(edits)
     for number, edit in enumerate(edits):
-        assert spread[number] == ("retired" if number in (3, 5) else edit.decision, edit.subspace)
+        assert spread[number] == ("retired" if number in (3, 5) else edit.allocation.decision, edit.allocation.subspace)
     assert len(cells) < len(edits)
 
 
@@ -132,9 +133,9 @@ def test_shades_are_gathered_to_scale() -> None:
 def test_subspaces_are_counted_as_they_open(edits: list[LedgerEdit]) -> None:
     steps = dict(count_subspaces(edits))
     for number, edit in enumerate(edits, 1):
-        if edit.decision == "opened":
-            assert steps[number] == len({each.subspace for each in edits[:number]})
-    assert steps[230] == len({edit.subspace for edit in edits})
+        if edit.allocation.decision == "opened":
+            assert steps[number] == len({each.allocation.subspace for each in edits[:number]})
+    assert steps[230] == len({edit.allocation.subspace for edit in edits})
     assert count_subspaces([]) == []
 
 
@@ -180,6 +181,7 @@ def test_numbers_are_written_short(value: float | None, expected: str) -> None:
 def test_shares_and_bytes_are_written_in_their_units() -> None:
     assert [write_share(value) for value in (None, 0.9744, 1.0)] == ["n/a", "0.974", "1.000"]
     sizes = [write_bytes(value) for value in (None, 12.0, 982_016.0, 1_873_741_824.0, 5e15)]
+    sizes = [size.replace("\N{NO-BREAK SPACE}", " ") for size in sizes]
     assert sizes == ["n/a", "12 bytes", "982 kB", "1.87 GB", "5,000 TB"]
 
 

@@ -22,9 +22,12 @@ def test_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert run.metrics.cost["peak_device_bytes"] is None
     assert run.metrics.retention == [tuple(point) for point in build_metrics(40)["retention"]]
     assert [edit.id for edit in run.edits] == [f"zsre-{number}" for number in range(40)]
-    assert [list(edit.scores) for edit in run.edits] == [json.loads(edit["scores"]) for edit in build_edits(40)]
-    assert [number for number, edit in enumerate(run.edits) if edit.is_retired] == [3, 5]
-    assert run.edits[0].conflict_score is None
+    assert [list(edit.allocation.scores) for edit in run.edits] == [
+        json.loads(edit["scores"]) for edit in build_edits(40)
+    ]
+    ends = {number: edit.retired for number, edit in enumerate(run.edits) if edit.retired is not None}
+    assert ends == {3: "superseded by zsre-39", 5: "undone"}
+    assert run.edits[0].allocation.conflict_score is None
     assert len(run.answers) == 8
 
 

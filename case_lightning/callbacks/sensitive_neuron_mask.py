@@ -1,0 +1,109 @@
+"""KNT as a callback: only the neurons that the new knowledge depends on are tuned."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from case_lightning.method.sensitivity import keep_most_sensitive, sum_fisher
+
+
+class SensitiveNeuronMask(Callback):
+    """Freezes, for the length of one fit, all but the most sensitive neurons of some parameters.
+
+    At the first batch of a fit the Fisher information of each neuron is measured and a mask drawn from it. The mask
+    multiplies gradients in place before every optimizer step, and masked neurons are set back after it, so that they do
+    not move by one bit: not by momentum, not by weight decay.
+
+    Args:
+        neurons: Parameter name to the axis along which its neurons lie.
+        rule: From sensitivities `(neurons,)` to a boolean mask; by default the entropy rule.
+
+    Example:
+        >>> mask = SensitiveNeuronMask({"hidden.weight": 0, "hidden.bias": 0})
+    """
+
+    def __init__(
+        self, neurons: Mapping[str, int] | None = None, rule: Callable[[Tensor], Tensor] = keep_most_sensitive
+    ) -> None:
+        self.neurons = dict(neurons or {})
+        self.rule = rule
+        self.masks: dict[str, Tensor] = {}  # parameter name to which of its neurons are tuned, (neurons,)
+        self._kept: dict[str, Tensor] = {}
+
+    def measure(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
+        """The sensitivity of each neuron, `(neurons,)` for each parameter; override it where there is a shorter way.
+
+        This one asks the module for the training loss of one example at a time. It takes a batch that is a tensor, or a
+        tuple, list or dict of tensors, whose first axis is the example.
+        """
+        parameters = dict(pl_module.named_parameters())
+        gradients: dict[str, list[Tensor]] = {name: [] for name in self.neurons}
+        for index in range(_count(batch)):
+            loss = _loss(pl_module.training_step(_pick(batch, index), 0))
+            found = torch.autograd.grad(loss, [parameters[name] for name in self.neurons], allow_unused=True)
+            for name, gradient in zip(self.neurons, found, strict=True):
+                gradients[name].append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
+        return {name: sum_fisher(gradients[name], dim) for name, dim in self.neurons.items()}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.masks = {}
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self.masks:
+            self.masks = {name: self.rule(found) for name, found in self.measure(pl_module, batch).items()}
+        self._kept = {name: parameter.detach().clone() for name, parameter, _ in self._masked(pl_module)}
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        for _, parameter, mask in self._masked(pl_module):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(~mask, 0)
+
+    @override
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for name, parameter, mask in self._masked(pl_module):
+            parameter.copy_(torch.where(mask, parameter, self._kept[name]))
+
+    def _masked(self, pl_module: LightningModule) -> list[tuple[str, nn.Parameter, Tensor]]:
+        """Each masked parameter with its mask, shaped to broadcast against it."""
+        parameters = dict(pl_module.named_parameters())
+        return [
+            (name, parameters[name], _align(mask, parameters[name], self.neurons[name]))
+            for name, mask in self.masks.items()
+        ]
+
+
+def _align(mask: Tensor, parameter: Tensor, dim: int) -> Tensor:
+    shape = [1] * parameter.dim()
+    shape[dim] = -1
+    return mask.to(parameter.device).view(shape)
+
+
+def _loss(outcome: Any) -> Tensor:
+    return outcome["loss"] if isinstance(outcome, Mapping) else outcome
+
+
+def _count(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return len(batch)
+    values = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+    return _count(values[0])
+
+
+def _pick(batch: Any, index: int) -> Any:
+    """One example of a batch, still with a batch axis."""
+    if isinstance(batch, Tensor):
+        return batch[index : index + 1]
+    if isinstance(batch, Mapping):
+        return {name: _pick(value, index) for name, value in batch.items()}
+    return type(batch)(_pick(value, index) for value in batch)

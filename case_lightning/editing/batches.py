@@ -1,0 +1,128 @@
+"""What one optimizer step sees: states, labelled positions and routes of some edits, padded into a batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from lightning.fabric.utilities.types import _DEVICE
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import IterableDataset
+
+from case_lightning.editing.encoding import Encoded
+
+
+@dataclass(frozen=True)
+class PreparedEdit:
+    """An edit with the states that enter the edited layer and its subspace.
+
+    Attributes:
+        encoded: Its prompt and answer as tokens.
+        states: `(length, hidden)`.
+        subspace: Index of its subspace; −1 until it is allocated.
+    """
+
+    encoded: Encoded
+    states: Tensor
+    subspace: int = -1
+
+
+@dataclass(frozen=True)
+class EditBatch:
+    """Some edits as tensors.
+
+    Attributes:
+        states: What enters the edited layer, `(batch, seq, hidden)`, zero where padded.
+        rows: Row of each labelled position, `(labels,)`.
+        columns: Its column, `(labels,)`.
+        labels: The token that shall follow it, `(labels,)`.
+        weights: Share of each label in the loss, `(labels,)`; 1 in sum over all processes of one step.
+        routes: Subspace of each row, `(batch,)`.
+        n_new: How many rows, the first ones, are new edits; the others are rehearsed.
+    """
+
+    states: Tensor
+    rows: Tensor
+    columns: Tensor
+    labels: Tensor
+    weights: Tensor
+    routes: Tensor
+    n_new: int
+
+    def to(self, device: _DEVICE) -> "EditBatch":
+        """The batch on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def collate(edits: Sequence[PreparedEdit], n_new: int | None = None, total: int | None = None) -> EditBatch:
+    """Pad edits into a batch in which each edit weighs the same, and each label of an edit.
+
+    Args:
+        edits: At least one.
+        n_new: How many of them, the first ones, are new; by default all.
+        total: Over how many edits the loss is a mean, where other processes hold the rest.
+    """
+    answers = [edit.encoded for edit in edits]
+    device = edits[0].states.device
+    counts = torch.tensor([len(answer.labels) for answer in answers])
+    return EditBatch(
+        states=pad_sequence([edit.states for edit in edits], batch_first=True),
+        rows=torch.repeat_interleave(torch.arange(len(edits)), counts).to(device),
+        columns=torch.cat([answer.columns for answer in answers]).to(device),
+        labels=torch.cat([answer.labels for answer in answers]).to(device),
+        weights=torch.repeat_interleave(1 / (counts * (total or len(edits))), counts).to(device),
+        routes=torch.tensor([edit.subspace for edit in edits], device=device),
+        n_new=len(edits) if n_new is None else n_new,
+    )
+
+
+class StepData(IterableDataset[EditBatch]):
+    """The steps of one fit: all new edits, and at each step some past ones of the same subspaces.
+
+    Every process draws the same past edits and takes its share of the rows, so a step means the same on any number of
+    processes.
+
+    Args:
+        new: The new edits, allocated by the time the data is iterated.
+        past: Edits of earlier fits.
+        steps: Optimizer steps of the fit.
+        n_rehearsed: Past edits beside the new ones of a step.
+        seed: Seed of the draws.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        new: Sequence[PreparedEdit],
+        past: Sequence[PreparedEdit],
+        steps: int,
+        n_rehearsed: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.new = list(new)
+        self.past = past
+        self.steps = steps
+        self.n_rehearsed = n_rehearsed
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[EditBatch]:
+        active = {edit.subspace for edit in self.new}
+        eligible = [edit for edit in self.past if edit.subspace in active]
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.steps):
+            order = torch.randperm(len(eligible), generator=generator)[: self.n_rehearsed].tolist()
+            yield self._share(self.new + [eligible[index] for index in order])
+
+    def _share(self, edits: list[PreparedEdit]) -> EditBatch:
+        mine = list(range(self.rank, len(edits), self.world_size)) or [0]
+        total = len(edits) if self.rank < len(edits) else 10**12  # a process without a row of its own adds next to nothing
+        return collate([edits[i] for i in mine], sum(i < len(self.new) for i in mine), total)

@@ -1,0 +1,135 @@
+"""The tiny LightningModule of which every edit batch is one fit."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import override
+
+from case_lightning.base.suffix import Suffix
+from case_lightning.editing.batches import EditBatch, PreparedEdit, collate
+from case_lightning.method.allocation import Allocation
+from case_lightning.method.conflict import OuterSum
+from case_lightning.subspace import UNEDITED, CaseLayer, CaseModel
+
+ASSESS_ROWS = 16  # edits assessed in one backward pass
+
+
+class EditModule(LightningModule):
+    """Fits the subspaces of one batch of edits.
+
+    Only the subspaces are registered; the frozen base model is held aside, so that a fit never moves, wraps, counts or
+    checkpoints it.
+
+    Args:
+        tuner: The base model with its adapter.
+        suffix: Runs it from the edited layer on.
+        learning_rate: Of Adam.
+        weight_decay: Of AdamW; 0 is plain Adam.
+    """
+
+    def __init__(self, tuner: CaseModel, suffix: Suffix, learning_rate: float, weight_decay: float = 0.0) -> None:
+        super().__init__()
+        self._frozen = (tuner, suffix)  # a tuple hides them from nn.Module's registration
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.new: list[PreparedEdit] = []
+        self.counts: list[int] = []
+        self.losses: Tensor | None = None  # last loss of each new edit of this process, (new,)
+        self.gradients: list[tuple[Tensor, Tensor]] = []  # δ and x of each new edit at the initial subspace
+        self.active = torch.nn.ModuleDict()
+
+    @property
+    def layer(self) -> CaseLayer:
+        """The edited layer."""
+        return self._frozen[0].case_layer
+
+    def prepare(self, edits: Sequence[PreparedEdit]) -> None:
+        """Take the edits of the next fit and measure their gradients at the initial subspace."""
+        self.new = list(edits)
+        self.gradients = [pair for start in range(0, len(edits), ASSESS_ROWS)
+                          for pair in self._measure(edits[start : start + ASSESS_ROWS])]
+        self.active = torch.nn.ModuleDict()
+
+    def directions(self) -> list[OuterSum]:
+        """The update direction of every subspace."""
+        subspaces = self.layer.adapter.subspaces
+        return [subspaces.direction(index) for index in range(len(subspaces))]
+
+    def members(self) -> list[int]:
+        """How many edits each subspace holds."""
+        return list(self.counts)
+
+    def example_gradients(self) -> list[OuterSum]:
+        """The edit gradient of every new edit."""
+        return [OuterSum.from_gradient(delta, x) for delta, x in self.gradients]
+
+    def assign(self, allocations: list[Allocation]) -> None:
+        """Open new subspaces, note where each new edit goes, and make those subspaces the trained parameters."""
+        subspaces = self.layer.adapter.subspaces
+        device = next(self.layer.base_layer.parameters()).device
+        for index in (allocation.subspace for allocation in allocations):
+            while index >= len(subspaces):
+                subspaces.open(device)
+                self.counts.append(0)
+            self.counts[index] += 1
+        self.new = [PreparedEdit(edit.encoded, edit.states, a.subspace) for edit, a in zip(self.new, allocations, strict=True)]
+        for index in sorted({allocation.subspace for allocation in allocations}):
+            pair = {"down": subspaces.down[index], "up": subspaces.up[index]}
+            self.active[str(index)] = torch.nn.ParameterDict(pair)
+        subspaces.requires_grad_(False)
+        self.active.requires_grad_(True)
+
+    @override
+    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+        nll = self.nll(batch)
+        self.losses = _sum_by_row(nll * batch.weights, batch)[: batch.n_new] / batch.weights.sum() * len(batch.routes)
+        untouched = sum(parameter.sum() * 0 for parameter in self.active.parameters())  # DDP wants a gradient of each
+        loss: Tensor = (nll * batch.weights).sum() * self.trainer.world_size + untouched
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def nll(self, batch: EditBatch) -> Tensor:
+        """Negative log-likelihood of every labelled token, `(labels,)` in float32."""
+        tuner, suffix = self._frozen
+        with tuner.forced_routes(batch.routes):
+            logits = suffix(batch.states, batch.rows, batch.columns)
+        return functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.active.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def _measure(self, edits: Sequence[PreparedEdit]) -> list[tuple[Tensor, Tensor]]:
+        """`δ` and `x` of each edit, `(length, d_out)` and `(length, d_in)`, from one backward pass without any update."""
+        batch = collate(edits)
+        batch.routes.fill_(UNEDITED)
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def watch(_: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            leaf = output.detach().requires_grad_()
+            found.append((args[0].detach(), leaf))
+            return leaf
+
+        handle = self.layer.register_forward_hook(watch)
+        try:
+            with torch.enable_grad():
+                loss = (self.nll(batch) * batch.weights).sum() * len(edits)
+        finally:
+            handle.remove()
+        inputs, outputs = found[0]
+        (delta,) = torch.autograd.grad(loss, outputs)
+        shape = (len(edits), batch.states.shape[1], -1)
+        delta, inputs = delta.reshape(shape).float(), inputs.reshape(shape).float()
+        lengths = [len(edit.encoded.tokens) for edit in edits]
+        return [(delta[row, :length], inputs[row, :length]) for row, length in enumerate(lengths)]
+
+    @override
+    def transfer_batch_to_device(self, batch: EditBatch, device: torch.device, dataloader_idx: int) -> EditBatch:
+        return batch.to(device)
+
+
+def _sum_by_row(values: Tensor, batch: EditBatch) -> Tensor:
+    return values.detach().new_zeros(len(batch.routes)).index_add(0, batch.rows, values.detach())

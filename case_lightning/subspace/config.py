@@ -1,0 +1,65 @@
+"""Configuration of the CASE tuner: what an adapter folder says of itself."""
+
+from dataclasses import dataclass, field
+
+from peft.config import PeftConfig
+from peft.utils.peft_types import PeftType
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class CaseConfig(PeftConfig):
+    """Configuration of a `CaseModel`.
+
+    Args:
+        target_modules: Dotted name of the one MLP down-projection to edit. By default the tuner finds it at about four
+            fifths of the model's depth.
+        layer: Index of the decoder layer to edit instead; used only where `target_modules` is not given.
+        rank: Rank of a subspace.
+        scale: Factor `s` of `ΔW = s · B A`.
+        seed: Seed of the initial subspaces.
+        subject_threshold: Share of an edit's subject that a query must name to be in the edit's scope, 0 to 1.
+        relation_threshold: Share of the rest of the edit's prompt that it must cover as well, 0 to 1.
+        storage_dtype: Dtype of saved subspaces; computation is in float32.
+        n_subspaces: How many subspaces the saved adapter has.
+        n_keys: How many router keys.
+        n_key_tokens: How many tokens these have together.
+        n_calibration: How many tokens the router's calibration text has.
+        n_memories: How many rows of activation memory.
+        base_fingerprint: Content hash of the base model that was edited; loading on another one is refused.
+        format_version: Version of the adapter's file format.
+    """
+
+    target_modules: list[str] | str | None = None
+    layer: int | None = None
+    rank: int = 64
+    scale: float = 1.0
+    seed: int = 0
+    subject_threshold: float = 0.7
+    relation_threshold: float = 0.2
+    storage_dtype: str = "float16"
+    n_subspaces: int = 0
+    n_keys: int = 0
+    n_key_tokens: int = 0
+    n_calibration: int = 0
+    n_memories: int = 0
+    base_fingerprint: str | None = None
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType("CASE")
+        if self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"this adapter has format version {self.format_version}, this package reads up to {FORMAT_VERSION}; "
+                f"update case_lightning"
+            )
+        for name in ("subject_threshold", "relation_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
+        for name in ("rank", "scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected more than 0, found {getattr(self, name)}")
+        if self.storage_dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"storage_dtype: expected float32, float16 or bfloat16, found {self.storage_dtype!r}")

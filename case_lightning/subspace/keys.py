@@ -1,0 +1,54 @@
+"""Router keys: what is stored of each edit to recognise the questions in its scope, a few dozen bytes."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RouterKeys(nn.Module):
+    """The edits' prompts as token ids, each with its subject marked and the subspace that answers it.
+
+    All are buffers, so they are saved with the adapter and moved with the model.
+
+    Args:
+        n_keys: Keys to make room for before a state dict is loaded.
+        n_tokens: Tokens to make room for.
+        n_calibration: Calibration tokens to make room for.
+    """
+
+    calibration: Tensor
+    tokens: Tensor
+    in_subject: Tensor
+    lengths: Tensor
+    subspaces: Tensor
+
+    def __init__(self, n_keys: int = 0, n_tokens: int = 0, n_calibration: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("calibration", torch.zeros(n_calibration, dtype=torch.int32))
+        self.register_buffer("tokens", torch.zeros(n_tokens, dtype=torch.int32))
+        self.register_buffer("in_subject", torch.zeros(n_tokens, dtype=torch.bool))
+        self.register_buffer("lengths", torch.zeros(n_keys, dtype=torch.int32))
+        self.register_buffer("subspaces", torch.zeros(n_keys, dtype=torch.int16))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def calibrate(self, tokens: Tensor) -> None:
+        """Keep the token ids of the text that tells the router which words are common, `(tokens,)`.
+
+        A few kilobytes; with them an adapter needs no tokenizer to route.
+        """
+        self.calibration = tokens.to(self.tokens.device, torch.int32)
+
+    def add(self, tokens: Tensor, in_subject: Tensor, subspace: int) -> None:
+        """Store one edit's key.
+
+        Args:
+            tokens: Token ids of its prompt, `(length,)`.
+            in_subject: Which of them belong to the subject, boolean `(length,)`; none where it is not known.
+            subspace: Index of its subspace.
+        """
+        device = self.tokens.device
+        self.tokens = torch.cat([self.tokens, tokens.to(device, torch.int32)])
+        self.in_subject = torch.cat([self.in_subject, in_subject.to(device, torch.bool)])
+        self.lengths = torch.cat([self.lengths, torch.tensor([len(tokens)], dtype=torch.int32, device=device)])
+        self.subspaces = torch.cat([self.subspaces, torch.tensor([subspace], dtype=torch.int16, device=device)])

@@ -1,0 +1,91 @@
+"""The layer that stands in for the edited down-projection."""
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from case_lightning.subspace.config import CaseConfig
+from case_lightning.subspace.keys import RouterKeys
+from case_lightning.subspace.memory import MemoryStore
+from case_lightning.subspace.subspaces import Subspaces
+
+
+class CaseAdapter(nn.Module):
+    """All that is stored of the edits: subspaces, router keys and activation memory.
+
+    Args:
+        config: What to build; its sizes make room for a saved adapter.
+        d_in: Input width of the edited projection.
+        d_out: Its output width.
+    """
+
+    def __init__(self, config: CaseConfig, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.subspaces = Subspaces(d_in, d_out, config.rank, config.scale, config.seed)
+        self.keys = RouterKeys(config.n_keys, config.n_key_tokens, config.n_calibration)
+        self.memory = MemoryStore(d_in, d_out, config.n_memories)
+        for _ in range(config.n_subspaces):
+            self.subspaces.open()
+
+    def record_sizes(self, config: CaseConfig) -> None:
+        """Write the sizes of what has grown into the config, so that loading makes room for it."""
+        config.n_subspaces = len(self.subspaces)
+        config.n_keys = len(self.keys)
+        config.n_key_tokens = len(self.keys.tokens)
+        config.n_calibration = len(self.keys.calibration)
+        config.n_memories = len(self.memory)
+
+
+class CaseLayer(nn.Module, BaseTunerLayer):
+    """A frozen down-projection plus the update of each row's route.
+
+    Args:
+        base_layer: The projection, `nn.Linear` or GPT-2's `Conv1D`.
+        adapter_name: Name of the first adapter.
+        config: Its configuration.
+    """
+
+    adapter_layer_names = ("case_adapter",)
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: CaseConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        if isinstance(base_layer, Conv1D):
+            self.in_features, self.out_features = int(base_layer.nx), int(base_layer.nf)
+        else:
+            self.in_features, self.out_features = int(base_layer.in_features), int(base_layer.out_features)  # type: ignore[arg-type]
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.case_adapter = nn.ModuleDict()
+        self.routes: Tensor | None = None  # set by the model before its forward, `(batch,)`
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: CaseConfig, **_: Any) -> None:
+        """Add an adapter."""
+        self.case_adapter[adapter_name] = CaseAdapter(config, self.in_features, self.out_features)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def adapter(self) -> CaseAdapter:
+        """The active adapter."""
+        return self.case_adapter[self.active_adapters[0]]  # type: ignore[return-value]
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # PEFT's own would also cast to the base's dtype; subspaces are float32 on any base
+        device = device or next(self.get_base_layer().parameters()).device
+        self.case_adapter[adapter_name].to(device)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.routes is None or self.disable_adapters or not self.active_adapters:
+            return result
+        rows = (len(self.routes), -1)  # some models flatten batch and sequence before the MLP
+        edited: Tensor = self.adapter.subspaces(
+            result.reshape(*rows, result.shape[-1]), x.reshape(*rows, x.shape[-1]), self.routes
+        )
+        return edited.reshape(result.shape)
