@@ -107,7 +107,7 @@ class Suffix:
         self.layers = architecture.layers
         self.layer = layer
         self.head = architecture.output_head
-        self._skipped: list[_Skipped] | None = None
+        self._skipped = [_stand_in(module, self._returns_tuple()) for module in self.layers[:layer]]
 
     def __call__(self, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits at given positions.
@@ -122,7 +122,7 @@ class Suffix:
         Returns:
             `(positions, vocabulary)`.
         """
-        with self._without_prefix(states), self._only(rows, columns):
+        with self._without_prefix(states), only_positions(self.head, rows, columns):
             logits: Tensor = self.model(inputs_embeds=states, use_cache=False).logits
         return logits[0]
 
@@ -136,7 +136,7 @@ class Suffix:
         kept = list(self.layers[: self.layer])
         handle = self.layers[self.layer].register_forward_pre_hook(hand_over, with_kwargs=True)
         try:
-            for index, skipped in enumerate(self._stand_ins()):
+            for index, skipped in enumerate(self._skipped):
                 self.layers[index] = skipped
             yield
         finally:
@@ -144,35 +144,49 @@ class Suffix:
             for index, module in enumerate(kept):
                 self.layers[index] = module
 
-    def _stand_ins(self) -> list[_Skipped]:
-        if self._skipped is None:
-            layer_returns_tuple = self._returns_tuple()
-            self._skipped = []
-            for original in self.layers[: self.layer]:
-                skipped = _Skipped(layer_returns_tuple)
-                for name, value in vars(original).items():  # what the model's loop may read: attention type, index
-                    if isinstance(value, (str, int, bool)) and not hasattr(skipped, name):
-                        setattr(skipped, name, value)
-                self._skipped.append(skipped)
-        return self._skipped
-
     @torch.no_grad()
     def _returns_tuple(self) -> bool:
+        """Whether the model's layers return a tuple, as some still do."""
         found: list[bool] = []
-        handle = self.layers[0].register_forward_hook(lambda _, __, output: found.append(isinstance(output, tuple)))
+
+        def look(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            found.append(isinstance(output, tuple))
+            raise _ReachedError
+
+        handle = self.layers[0].register_forward_hook(look)
         try:
             self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.model.device), use_cache=False)
+        except _ReachedError:
+            pass
         finally:
             handle.remove()
         return found[0]
 
-    @contextmanager
-    def _only(self, rows: Tensor, columns: Tensor) -> Iterator[None]:
-        def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0][rows, columns][None], *args[1:])
 
-        handle = self.head.register_forward_pre_hook(gather)
-        try:
-            yield
-        finally:
-            handle.remove()
+def _stand_in(layer: nn.Module, returns_tuple: bool) -> _Skipped:
+    """A skipped layer with the plain attributes that a model's loop may read, such as its kind of attention."""
+    skipped = _Skipped(returns_tuple)
+    for name, value in vars(layer).items():
+        if isinstance(value, (str, int, bool)) and not hasattr(skipped, name):
+            setattr(skipped, name, value)
+    return skipped
+
+
+@contextmanager
+def only_positions(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Have an output head compute logits at some positions alone; inside, they come as `(1, positions, vocabulary)`.
+
+    Args:
+        head: The output head.
+        rows: Row of each position, `(positions,)`.
+        columns: Its column, `(positions,)`.
+    """
+
+    def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows, columns][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,6 +1,6 @@
 """What one optimizer step sees: states, labelled positions and routes of some edits, padded into a batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,7 +84,7 @@ class StepData(IterableDataset[EditBatch]):
     processes.
 
     Args:
-        new: The new edits, allocated by the time the data is iterated.
+        new: Gives the new edits; asked when the data is iterated, for allocation comes first.
         past: Edits of earlier fits.
         steps: Optimizer steps of the fit.
         n_rehearsed: Past edits beside the new ones of a step.
@@ -95,7 +95,7 @@ class StepData(IterableDataset[EditBatch]):
 
     def __init__(
         self,
-        new: Sequence[PreparedEdit],
+        new: Callable[[], Sequence[PreparedEdit]],
         past: Sequence[PreparedEdit],
         steps: int,
         n_rehearsed: int,
@@ -103,7 +103,7 @@ class StepData(IterableDataset[EditBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.new = list(new)
+        self.new = new
         self.past = past
         self.steps = steps
         self.n_rehearsed = n_rehearsed
@@ -115,14 +115,18 @@ class StepData(IterableDataset[EditBatch]):
         return self.steps
 
     def __iter__(self) -> Iterator[EditBatch]:
-        active = {edit.subspace for edit in self.new}
+        new = list(self.new())
+        active = {edit.subspace for edit in new}
         eligible = [edit for edit in self.past if edit.subspace in active]
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
             order = torch.randperm(len(eligible), generator=generator)[: self.n_rehearsed].tolist()
-            yield self._share(self.new + [eligible[index] for index in order])
+            yield self._share(new + [eligible[index] for index in order], len(new))
 
-    def _share(self, edits: list[PreparedEdit]) -> EditBatch:
-        mine = list(range(self.rank, len(edits), self.world_size)) or [0]
-        total = len(edits) if self.rank < len(edits) else 10**12  # a process without a row of its own adds next to nothing
-        return collate([edits[i] for i in mine], sum(i < len(self.new) for i in mine), total)
+    def _share(self, edits: list[PreparedEdit], n_new: int) -> EditBatch:
+        mine = list(range(self.rank, len(edits), self.world_size))
+        if not mine:  # more processes than rows: this one takes part with a row that weighs nothing
+            batch = collate(edits[:1], n_new=0)
+            batch.weights.zero_()
+            return batch
+        return collate([edits[i] for i in mine], sum(i < n_new for i in mine), len(edits))

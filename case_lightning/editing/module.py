@@ -37,7 +37,6 @@ class EditModule(LightningModule):
         self.weight_decay = weight_decay
         self.new: list[PreparedEdit] = []
         self.counts: list[int] = []
-        self.losses: Tensor | None = None  # last loss of each new edit of this process, (new,)
         self.gradients: list[tuple[Tensor, Tensor]] = []  # δ and x of each new edit at the initial subspace
         self.active = torch.nn.ModuleDict()
 
@@ -85,18 +84,20 @@ class EditModule(LightningModule):
     @override
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         nll = self.nll(batch)
-        self.losses = _sum_by_row(nll * batch.weights, batch)[: batch.n_new] / batch.weights.sum() * len(batch.routes)
         untouched = sum(parameter.sum() * 0 for parameter in self.active.parameters())  # DDP wants a gradient of each
         loss: Tensor = (nll * batch.weights).sum() * self.trainer.world_size + untouched
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def nll(self, batch: EditBatch) -> Tensor:
-        """Negative log-likelihood of every labelled token, `(labels,)` in float32."""
+    def logits(self, batch: EditBatch) -> Tensor:
+        """Logits at every labelled position, `(labels, vocabulary)` in float32."""
         tuner, suffix = self._frozen
         with tuner.forced_routes(batch.routes):
-            logits = suffix(batch.states, batch.rows, batch.columns)
-        return functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+            return suffix(batch.states, batch.rows, batch.columns).float()
+
+    def nll(self, batch: EditBatch) -> Tensor:
+        """Negative log-likelihood of every labelled token, `(labels,)` in float32."""
+        return functional.cross_entropy(self.logits(batch), batch.labels, reduction="none")
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -129,7 +130,3 @@ class EditModule(LightningModule):
     @override
     def transfer_batch_to_device(self, batch: EditBatch, device: torch.device, dataloader_idx: int) -> EditBatch:
         return batch.to(device)
-
-
-def _sum_by_row(values: Tensor, batch: EditBatch) -> Tensor:
-    return values.detach().new_zeros(len(batch.routes)).index_add(0, batch.rows, values.detach())

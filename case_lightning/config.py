@@ -1,0 +1,173 @@
+"""The settings of a run: dataclasses, one key a field, filled from YAML and dotted command-line overrides."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DataSettings:
+    """Which edits, in which batches.
+
+    Args:
+        path: File with the edits, or `hf://owner/name[:split]`; `sample` is the sample that the package carries.
+        format: Name of the file's format, or `auto`.
+        columns: Our field name to the file's column name.
+        limit: How many records to take.
+        offset: How many records to pass over first.
+        batch_size: Edits in one fit.
+        on_error: `raise` at the first record that cannot be used, or `skip` such records.
+    """
+
+    path: str = "sample"
+    format: str = "auto"
+    columns: dict[str, str] | None = None
+    limit: int | None = None
+    offset: int = 0
+    batch_size: int = 10
+    on_error: Literal["raise", "skip"] = "raise"
+
+
+@dataclass
+class BaseSettings:
+    """Which model is edited, and where.
+
+    Args:
+        model: `smollm2-135m` (embedded), a Hugging Face id, a folder or a `.gguf` file.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` …
+        layer: Decoder layer to edit; by default at four fifths of the depth.
+        trust_remote_code: Whether a checkpoint's own code may run.
+    """
+
+    model: str = "smollm2-135m"
+    dtype: str = "auto"
+    device: str = "auto"
+    layer: int | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass
+class SubspaceSettings:
+    """The subspaces and their router.
+
+    Args:
+        rank: Rank of a subspace.
+        scale: Factor of its update.
+        subject_threshold: Share of an edit's subject that a query must name to be in its scope.
+        relation_threshold: Share of the rest of its prompt that it must cover.
+        storage_dtype: `float32`, `float16` or `bfloat16` on disk.
+    """
+
+    rank: int = 64
+    scale: float = 1.0
+    subject_threshold: float = 0.7
+    relation_threshold: float = 0.2
+    storage_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+
+
+@dataclass
+class ConflictSettings:
+    """CAA, conflict-assessed allocation.
+
+    Args:
+        score: `raw`, the published cosine, or `centred`.
+        threshold: Least score that counts as compatible.
+        capacity: Most edits of a subspace.
+        max_subspaces: Most subspaces.
+    """
+
+    score: Literal["raw", "centred"] = "centred"
+    threshold: float = 0.0
+    capacity: int = 1000
+    max_subspaces: int = 1
+
+
+@dataclass
+class MemorySettings:
+    """Knowledge activation regularisation.
+
+    Args:
+        size: Activations to keep.
+        weight: Weight of their divergence in the loss; 0 turns it off.
+        temperature: Of its softmax.
+    """
+
+    size: int = 64
+    weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass
+class TrainingSettings:
+    """The fit of one batch.
+
+    Args:
+        steps: Optimizer steps.
+        learning_rate: Of Adam.
+        weight_decay: Of AdamW.
+        n_rehearsed: Past edits beside the new ones of a step.
+        append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
+        mask_neurons: Whether only sensitive neurons are tuned (KNT).
+    """
+
+    steps: int = 30
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.0
+    n_rehearsed: int = 10
+    append_end: bool = True
+    mask_neurons: bool = True
+
+
+@dataclass
+class TrainerSettings:
+    """Passed on to Lightning's Trainer.
+
+    Args:
+        accelerator: `auto`, `cpu`, `gpu` …
+        devices: Number of devices.
+        strategy: `auto`, `ddp` …
+        precision: `32-true`, `bf16-mixed` …
+        num_nodes: Number of machines.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    num_nodes: int = 1
+
+
+@dataclass
+class EvaluationSettings:
+    """How a run is scored.
+
+    Args:
+        batch_size: Prompts scored at once.
+        generate: Whether answers are also generated freely.
+        retention_points: Points of the retention curve.
+    """
+
+    batch_size: int = 32
+    generate: bool = True
+    retention_points: int = 10
+
+
+@dataclass
+class RunSettings:
+    """Everything needed to repeat a run.
+
+    Args:
+        seed: Of initial subspaces, rehearsal and reservoir.
+        run_dir: Folder that the run leaves.
+    """
+
+    seed: int = 0
+    run_dir: str = "runs/default"
+    data: DataSettings = field(default_factory=DataSettings)
+    base: BaseSettings = field(default_factory=BaseSettings)
+    subspace: SubspaceSettings = field(default_factory=SubspaceSettings)
+    conflict: ConflictSettings = field(default_factory=ConflictSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

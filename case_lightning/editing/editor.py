@@ -1,0 +1,192 @@
+"""The editor: a base model, its adapter, and one fit for every batch of edits."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from case_lightning.base import Base
+from case_lightning.base.suffix import Prefix, Suffix
+from case_lightning.callbacks import ConflictAllocation
+from case_lightning.config import RunSettings
+from case_lightning.data import Edit
+from case_lightning.editing.batches import PreparedEdit, StepData, collate
+from case_lightning.editing.encoding import encode, mark_subject
+from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
+from case_lightning.editing.module import EditModule
+from case_lightning.method.allocation import Allocation
+from case_lightning.subspace import CaseConfig, CaseModel
+from case_lightning.subspace.router import read_calibration
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What editing one batch came to.
+
+    Attributes:
+        allocations: Where each edit went.
+        losses: Loss of each edit after the fit, end token included.
+        hits: Share of each target's tokens that the edited model now predicts, through the router.
+        seconds: Time of the fit, everything but these figures included.
+    """
+
+    allocations: list[Allocation]
+    losses: list[float]
+    hits: list[float]
+    seconds: float
+
+
+def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
+    """Put a fresh, empty adapter on a base model."""
+    layer = base.architecture.check_layer(
+        base.architecture.default_layer if settings.base.layer is None else settings.base.layer
+    )
+    subspace = settings.subspace
+    config = CaseConfig(
+        target_modules=[base.architecture.down_projections[layer]],
+        layer=layer,
+        rank=subspace.rank,
+        scale=subspace.scale,
+        seed=settings.seed,
+        subject_threshold=subspace.subject_threshold,
+        relation_threshold=subspace.relation_threshold,
+        storage_dtype=subspace.storage_dtype,
+        base_fingerprint=base.fingerprint,
+        base_model_name_or_path=base.name,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base.model, config)
+    model.base_model.case_layer.adapter.keys.calibrate(read_calibration(base.tokenizer))
+    return model
+
+
+class Editor:
+    """Writes batches of edits into a model.
+
+    Args:
+        base: The frozen base model.
+        model: The same with its adapter.
+        settings: How to edit.
+        log_dir: Where the Lightning logger writes; by default nowhere.
+        callbacks: Further callbacks of every fit.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        model: PeftModel,
+        settings: RunSettings,
+        log_dir: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.base, self.model, self.settings = base, model, settings
+        self.tuner: CaseModel = model.base_model
+        self.adapter = self.tuner.case_layer.adapter
+        layer = model.peft_config["default"].layer
+        self.prefix = Prefix(base.model, base.architecture, layer)
+        training, memory = settings.training, settings.memory
+        suffix = Suffix(base.model, base.architecture, layer)
+        self.module = EditModule(self.tuner, suffix, training.learning_rate, training.weight_decay)
+        self.allocation = ConflictAllocation(**vars(settings.conflict))
+        self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
+        masks = [EditNeuronMask()] if training.mask_neurons else []
+        self.trainer = _build_trainer(settings, log_dir, [self.allocation, *masks, self.memory, *callbacks])
+        self.past: list[PreparedEdit] = []
+        self.edits: list[Edit] = []
+
+    def edit(self, edits: Sequence[Edit]) -> BatchOutcome:
+        """Write one batch of edits into the model: one fit."""
+        started = time.perf_counter()
+        new = self._prepare(edits)
+        self.module.prepare(new)
+        data = StepData(
+            lambda: self.module.new,
+            self.past,
+            self.settings.training.steps,
+            self.settings.training.n_rehearsed,
+            seed=self.settings.seed * 1_000_003 + len(self.past),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        self._fit(data)
+        self._commit(edits)
+        seconds = time.perf_counter() - started
+        losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
+        return BatchOutcome(self.allocation.allocations, losses, hits, seconds)
+
+    @torch.no_grad()
+    def check(self, indices: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Loss and share of right target tokens of edits made so far, each through the route that the router gives it.
+
+        Args:
+            indices: Which of `edits`.
+        """
+        losses: list[float] = []
+        hits: list[float] = []
+        width = self.settings.evaluation.batch_size
+        for start in range(0, len(indices), width):
+            chosen = [self.past[index] for index in indices[start : start + width]]
+            batch = collate(chosen)
+            prompts = [edit.encoded.tokens[: edit.encoded.n_prompt] for edit in chosen]
+            batch.routes.copy_(torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts]))
+            logits = self.module.logits(batch)
+            nll = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+            right = (logits.argmax(-1) == batch.labels).float()
+            for row in range(len(chosen)):
+                mine = batch.rows == row
+                counted = right[mine][:-1] if self._ends_with_token(chosen[row]) else right[mine]
+                losses.append(nll[mine].mean().item())
+                hits.append(counted.mean().item())
+        return losses, hits
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format."""
+        self.adapter.memory.replace(self.memory.rows) if self.memory.rows else None
+        self.adapter.record_sizes(self.model.peft_config["default"])
+        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
+        end = self.settings.training.append_end
+        encoded = [encode(self.base.tokenizer, edit.prompt, edit.target, end) for edit in edits]
+        states = self.prefix([one.tokens for one in encoded])
+        return [PreparedEdit(one, state) for one, state in zip(encoded, states, strict=True)]
+
+    def _fit(self, data: StepData) -> None:
+        self.trainer.fit_loop.max_epochs = self.trainer.current_epoch + 1
+        self.trainer.fit(self.module, DataLoader(data, batch_size=None))
+        self.tuner.case_layer._move_adapter_to_device_of_base_layer("default")  # a fit ends with its module on the CPU
+
+    def _commit(self, edits: Sequence[Edit]) -> None:
+        """Round to what is stored, and let the router know the new edits."""
+        self.adapter.subspaces.round_to(getattr(torch, self.settings.subspace.storage_dtype))
+        for edit, prepared in zip(edits, self.module.new, strict=True):
+            tokens, in_subject = mark_subject(self.base.tokenizer, edit)
+            self.adapter.keys.add(tokens, in_subject, prepared.subspace)
+            self.past.append(prepared)
+            self.edits.append(edit)
+
+    def _ends_with_token(self, edit: PreparedEdit) -> bool:
+        return self.settings.training.append_end and self.base.tokenizer.eos_token_id is not None
+
+
+def _build_trainer(settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        **vars(settings.trainer),
+        max_epochs=1,
+        callbacks=callbacks,
+        logger=CSVLogger(log_dir.parent, name=log_dir.name, version="") if log_dir else False,
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )

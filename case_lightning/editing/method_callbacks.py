@@ -1,0 +1,45 @@
+"""The method's callbacks with what they can know of an `EditModule`: shorter ways to the same figures."""
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from typing_extensions import override
+
+from case_lightning.callbacks import ActivationMemory, SensitiveNeuronMask
+from case_lightning.editing.module import EditModule
+from case_lightning.method.sensitivity import measure_fisher
+
+
+class EditNeuronMask(SensitiveNeuronMask):
+    """KNT on the subspaces being trained: a neuron is a column of `A`, its Fisher information comes from the factors
+    measured for the allocation, over the new edits of its subspace.
+    """
+
+    @override
+    def measure(self, pl_module: LightningModule, batch: object) -> dict[str, Tensor]:
+        assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
+        self.neurons = {f"active.{index}.down": 1 for index in pl_module.active}
+        found = {name: torch.zeros(pl_module.layer.in_features, device=pl_module.device) for name in self.neurons}
+        for edit, (delta, inputs) in zip(pl_module.new, pl_module.gradients, strict=True):
+            found[f"active.{edit.subspace}.down"] += measure_fisher(delta, inputs).to(pl_module.device)
+        return found
+
+
+class EditActivationMemory(ActivationMemory):
+    """Activation memory of the subspaces: the down-projection's input at an edit's last prompt token, and `ΔW x` for it."""
+
+    @override
+    def capture(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
+        inputs = [x[edit.encoded.n_prompt - 1] for edit, (_, x) in zip(pl_module.new, pl_module.gradients, strict=True)]
+        routes = torch.tensor([edit.subspace for edit in pl_module.new], dtype=torch.int16)
+        return {"inputs": torch.stack(inputs), "subspaces": routes}
+
+    @override
+    def recompute(self, pl_module: LightningModule, rows: dict[str, Tensor]) -> Tensor:
+        assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
+        subspaces = pl_module.layer.adapter.subspaces
+        inputs, routes = rows["inputs"].to(pl_module.device), rows["subspaces"].to(pl_module.device).long()
+        zero = torch.zeros(len(inputs), 1, subspaces.d_out, device=inputs.device)
+        answers: Tensor = subspaces(zero, inputs[:, None], routes)
+        return answers[:, 0]
