@@ -60,8 +60,8 @@ class SubspaceSettings:
 
     rank: int = 64
     scale: float = 1.0
-    subject_threshold: float = 0.7
-    relation_threshold: float = 0.2
+    subject_threshold: float = 0.8
+    relation_threshold: float = 0.05
     storage_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
 
 
@@ -106,6 +106,7 @@ class TrainingSettings:
         learning_rate: Of Adam.
         weight_decay: Of AdamW.
         n_rehearsed: Past edits beside the new ones of a step.
+        n_variants: Wordings of each prompt made by rule and fitted beside it.
         append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
         mask_neurons: Whether only sensitive neurons are tuned (KNT).
     """
@@ -114,6 +115,7 @@ class TrainingSettings:
     learning_rate: float = 5e-3
     weight_decay: float = 0.0
     n_rehearsed: int = 10
+    n_variants: int = 4
     append_end: bool = True
     mask_neurons: bool = True
 

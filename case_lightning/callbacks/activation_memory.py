@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from case_lightning.method.activation import activation_divergence, dequantize, quantize
@@ -13,20 +15,32 @@ from case_lightning.method.activation import activation_divergence, dequantize, 
 class ActivationMemory(Callback):
     """Keeps eight-bit activations of past fits and adds their divergence to the gradient of new ones.
 
-    The term is layer-local: the inputs kept are sent through the named module again, nothing below it is run. It is
-    added after the backward pass of the loss, so the module's `training_step` stays as it is.
+    The term is layer-local: the inputs kept are sent through the named module again, nothing below it is run. Its
+    gradient is added once before each optimizer step, where gradients are unscaled, accumulated and averaged over
+    processes, so the module's `training_step` stays as it is. List it before `SensitiveNeuronMask`, whose mask then
+    covers this gradient too.
 
     Args:
-        module: Name of the submodule whose outputs are held.
+        module: Name of the submodule whose outputs are held, one that works on the last axis of its first argument.
+            Left empty only by subclasses that override `capture` and `recompute`.
         size: Rows to keep; a reservoir sample of all rows seen, so each has the same chance.
         weight: `λ` of the term.
         temperature: `T` of its softmax.
         seed: Seed of the reservoir.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     def __init__(
         self, module: str = "", size: int = 64, weight: float = 1.0, temperature: float = 1.0, seed: int = 0
     ) -> None:
+        """Store the arguments; rows come with the first fit."""
+        if size < 0 or weight < 0 or not temperature > 0:
+            raise ValueError(
+                f"size, weight and temperature: expected at least 0, at least 0 and more than 0, found {size}, "
+                f"{weight} and {temperature}"
+            )
         self.module = module
         self.size = size
         self.weight = weight
@@ -35,61 +49,88 @@ class ActivationMemory(Callback):
         self.seen = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._inputs: Tensor | None = None
+        self._handle: RemovableHandle | None = None
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(module=self.module)
 
     def capture(self, pl_module: LightningModule) -> dict[str, Tensor]:
-        """New rows at the end of a fit: at least `inputs (rows, d_in)`, of whatever `recompute` needs.
+        """New rows at the end of a fit: at least `inputs (rows, d_in)`, and whatever `recompute` needs beside them.
 
-        This one keeps what entered the module in the last training batch; override it to choose other rows.
+        This one keeps what entered the module in the last training batch of every process; override it to choose other
+        rows. All processes of a distributed run must return the same.
+
+        Raises:
+            ValueError: No module was named.
         """
-        return {} if self._inputs is None else {"inputs": self._inputs}
+        if not self.module:
+            raise ValueError(
+                "ActivationMemory: no module named; give the name of the submodule to hold as `module`, or override "
+                "capture and recompute"
+            )
+        parts = _gather(self._inputs, pl_module.trainer.world_size)
+        return {"inputs": torch.cat(parts).to(pl_module.device)} if parts else {}
 
     def recompute(self, pl_module: LightningModule, rows: dict[str, Tensor]) -> Tensor:
         """What the module answers to kept rows now, `(rows, width)`."""
-        answer: Tensor = pl_module.get_submodule(self.module)(rows["inputs"])
+        answer: Tensor = pl_module.get_submodule(self.module)(rows["inputs"].to(pl_module.dtype))
         return answer
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._inputs = None
         if self.module:
-            found = pl_module.get_submodule(self.module)
-            self._handle = found.register_forward_pre_hook(self._note_inputs)
 
-    def _note_inputs(self, module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-        if not getattr(self, "_replaying", False):
-            self._inputs = args[0].detach()
+            def note_inputs(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+                if trainer.training:
+                    self._inputs = args[0].detach().reshape(-1, args[0].shape[-1])
+
+            self._handle = pl_module.get_submodule(self.module).register_forward_pre_hook(note_inputs)
 
     @override
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.weight and len(self):
-            self.weigh(pl_module).backward()  # type: ignore[no-untyped-call]
+            term = self.weigh(pl_module)
+            if term.requires_grad:  # not where the fit trains nothing that the rows go through
+                term.backward()  # type: ignore[no-untyped-call]
 
     def weigh(self, pl_module: LightningModule) -> Tensor:
         """The weighted term, a scalar with a gradient."""
         rows = self._decode(pl_module.device)
-        self._replaying = True
+        noted = self._inputs
         new = self.recompute(pl_module, rows)
-        self._replaying = False
+        self._inputs = noted  # the hook saw the rows pass
         return self.weight * activation_divergence(rows["outputs"], new, self.temperature)
 
     @override
     @torch.no_grad()
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if handle := getattr(self, "_handle", None):
-            handle.remove()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # on_fit_end finds it on the CPU
+        self._unhook()
         if self.size and (rows := self.capture(pl_module)):
-            self._replaying = True
-            rows = rows | {"outputs": self.recompute(pl_module, rows)}
-            self._replaying = False
-            self._sample(self._encode(rows))
+            self._sample(self._encode(pl_module, rows))
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._unhook()
 
     def __len__(self) -> int:
+        """How many rows are kept."""
         return len(self.rows["inputs"]) if self.rows else 0
 
-    def _encode(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        coded = {name: value.cpu() for name, value in rows.items() if name not in ("inputs", "outputs")}
-        for name, scales in (("inputs", "input_scales"), ("outputs", "output_scales")):
-            coded[name], coded[scales] = (part.cpu() for part in quantize(rows[name]))
-        return coded
+    def _unhook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _encode(self, pl_module: LightningModule, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs, input_scales = quantize(rows["inputs"])
+        # the answers to what is kept, not to what it was rounded from: replayed at once, they have not diverged
+        answers = self.recompute(pl_module, rows | {"inputs": dequantize(inputs, input_scales)})
+        outputs, output_scales = quantize(answers)
+        coded = {"inputs": inputs, "input_scales": input_scales, "outputs": outputs, "output_scales": output_scales}
+        return {name: value.cpu() for name, value in (rows | coded).items()}
 
     def _decode(self, device: torch.device) -> dict[str, Tensor]:
         rows = {name: value.to(device) for name, value in self.rows.items()}
@@ -120,3 +161,12 @@ class ActivationMemory(Callback):
         self.rows = dict(state_dict["rows"])
         self.seen = int(state_dict["seen"])
         self._generator.set_state(state_dict["generator"])
+
+
+def _gather(rows: Tensor | None, world_size: int) -> list[Tensor]:
+    """What every process has noted, in the order of their ranks."""
+    found: list[Tensor | None] = [rows]
+    if world_size > 1:
+        found = [None] * world_size
+        distributed.all_gather_object(found, None if rows is None else rows.cpu())
+    return [part for part in found if part is not None]

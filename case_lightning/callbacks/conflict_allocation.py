@@ -35,6 +35,8 @@ class ConflictAllocation(Callback):
 
     Works on any LightningModule that is `Allocatable`. Runs in `setup`, so new subspaces are there before the optimizer
     is configured. Every process of a distributed run comes to the same allocation, for each assesses the whole batch.
+    To go on with a stream, give it its state with `load_state_dict` before the fit: what `fit(ckpt_path=…)` restores,
+    Lightning restores only after `setup`.
 
     Args:
         score: `raw` for the published cosine, `centred` for ours (see `case_lightning.method.conflict`).
@@ -53,6 +55,7 @@ class ConflictAllocation(Callback):
         capacity: int = 1000,
         max_subspaces: int = 8,
     ) -> None:
+        """Check and store the arguments."""
         if score not in ("raw", "centred"):
             raise ValueError(f"score: expected raw or centred, found {score!r}")
         if capacity < 1 or max_subspaces < 1:
@@ -108,6 +111,8 @@ class ConflictAllocation(Callback):
 
     def _remember(self, gradient: OuterSum) -> None:
         sketched = self._sketch(gradient)(gradient).cpu()
+        if not sketched.isfinite().all():  # the mean is kept for life: one overflow must not end it
+            return
         self.count += 1
         self.mean = sketched if self.mean is None else self.mean + (sketched - self.mean) / self.count
 

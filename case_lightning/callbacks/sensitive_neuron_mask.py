@@ -1,21 +1,25 @@
 """KNT as a callback: only the neurons that the new knowledge depends on are tuned."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from case_lightning.method.sensitivity import keep_most_sensitive, sum_fisher
 
+Batch: TypeAlias = Any  # whatever the training data loader yields; a `measure` of one's own may ask for less
+
 
 class SensitiveNeuronMask(Callback):
     """Freezes, for the length of one fit, all but the most sensitive neurons of some parameters.
 
-    At the first batch of a fit the Fisher information of each neuron is measured and a mask drawn from it. The mask
+    At the first batch of a fit the Fisher information of each neuron is measured, summed over the processes of a
+    distributed run, and a mask drawn from it; a fit resumed from a checkpoint draws it anew. The mask
     multiplies gradients in place before every optimizer step, and masked neurons are set back after it, so that they do
     not move by one bit: not by momentum, not by weight decay.
 
@@ -30,21 +34,31 @@ class SensitiveNeuronMask(Callback):
     def __init__(
         self, neurons: Mapping[str, int] | None = None, rule: Callable[[Tensor], Tensor] = keep_most_sensitive
     ) -> None:
+        """Store the arguments; masks come with the first batch of a fit."""
         self.neurons = dict(neurons or {})
         self.rule = rule
         self.masks: dict[str, Tensor] = {}  # parameter name to which of its neurons are tuned, (neurons,)
         self._kept: dict[str, Tensor] = {}
 
-    def measure(self, pl_module: LightningModule, batch: Any) -> dict[str, Tensor]:
+    def measure(self, pl_module: LightningModule, batch: Batch) -> dict[str, Tensor]:
         """The sensitivity of each neuron, `(neurons,)` for each parameter; override it where there is a shorter way.
 
         This one asks the module for the training loss of one example at a time. It takes a batch that is a tensor, or a
         tuple, list or dict of tensors, whose first axis is the example.
+
+        Raises:
+            ValueError: `neurons` names no parameter of the module, or an example has no loss.
+            TypeError: The batch is of another kind.
         """
         parameters = dict(pl_module.named_parameters())
+        if not self.neurons or not self.neurons.keys() <= parameters.keys():
+            raise ValueError(
+                f"SensitiveNeuronMask: expected neurons to name parameters of {type(pl_module).__name__}, found "
+                f"{sorted(self.neurons)}; it has {', '.join(parameters)}"
+            )
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.neurons}
-        for index in range(_count(batch)):
-            loss = _loss(pl_module.training_step(_pick(batch, index), 0))
+        for example in _split(batch):
+            loss = _loss(pl_module.training_step(example, 0))
             found = torch.autograd.grad(loss, [parameters[name] for name in self.neurons], allow_unused=True)
             for name, gradient in zip(self.neurons, found, strict=True):
                 gradients[name].append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
@@ -57,7 +71,9 @@ class SensitiveNeuronMask(Callback):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self.masks:
-            self.masks = {name: self.rule(found) for name, found in self.measure(pl_module, batch).items()}
+            for name, found in self.measure(pl_module, batch).items():
+                # gradients come averaged over processes, so all of them need one mask
+                self.masks[name] = self.rule(trainer.strategy.reduce(found, reduce_op="sum"))
         self._kept = {name: parameter.detach().clone() for name, parameter, _ in self._masked(pl_module)}
 
     @override
@@ -89,21 +105,22 @@ def _align(mask: Tensor, parameter: Tensor, dim: int) -> Tensor:
     return mask.to(parameter.device).view(shape)
 
 
-def _loss(outcome: Any) -> Tensor:
-    return outcome["loss"] if isinstance(outcome, Mapping) else outcome
+def _loss(outcome: STEP_OUTPUT) -> Tensor:
+    if outcome is None:
+        raise ValueError("training_step gave no loss for an example; override SensitiveNeuronMask.measure")
+    loss: Tensor = outcome["loss"] if isinstance(outcome, Mapping) else outcome
+    return loss
 
 
-def _count(batch: Any) -> int:
+def _split(batch: Batch) -> list[Batch]:
+    """The examples of a batch, each still with a batch axis."""
     if isinstance(batch, Tensor):
-        return len(batch)
-    values = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
-    return _count(values[0])
-
-
-def _pick(batch: Any, index: int) -> Any:
-    """One example of a batch, still with a batch axis."""
-    if isinstance(batch, Tensor):
-        return batch[index : index + 1]
+        return [batch[index : index + 1] for index in range(len(batch))]
     if isinstance(batch, Mapping):
-        return {name: _pick(value, index) for name, value in batch.items()}
-    return type(batch)(_pick(value, index) for value in batch)
+        return [dict(zip(batch, values, strict=True)) for values in _split(tuple(batch.values()))]
+    if isinstance(batch, tuple | list):
+        return [type(batch)(values) for values in zip(*map(_split, batch), strict=True)]
+    raise TypeError(
+        f"batch: expected a tensor, or a tuple, list or dict of tensors, found {type(batch).__name__}; override "
+        f"SensitiveNeuronMask.measure to take it apart"
+    )

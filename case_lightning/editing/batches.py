@@ -13,17 +13,30 @@ from case_lightning.editing.encoding import Encoded
 
 
 @dataclass(frozen=True)
-class PreparedEdit:
-    """An edit with the states that enter the edited layer and its subspace.
+class PreparedText:
+    """A prompt and its answer with the states that enter the edited layer.
 
     Attributes:
-        encoded: Its prompt and answer as tokens.
+        encoded: Both as tokens.
         states: `(length, hidden)`.
-        subspace: Index of its subspace; −1 until it is allocated.
     """
 
     encoded: Encoded
     states: Tensor
+
+
+@dataclass(frozen=True)
+class PreparedEdit:
+    """An edit, ready to be fitted.
+
+    Attributes:
+        text: Its own prompt.
+        variants: Other wordings of the prompt.
+        subspace: Index of its subspace; −1 until it is allocated.
+    """
+
+    text: PreparedText
+    variants: tuple[PreparedText, ...] = ()
     subspace: int = -1
 
 
@@ -55,19 +68,26 @@ class EditBatch:
         return replace(self, **moved)
 
 
-def collate(edits: Sequence[PreparedEdit], n_new: int | None = None, total: int | None = None) -> EditBatch:
+def collate(
+    edits: Sequence[PreparedEdit],
+    texts: Sequence[PreparedText] | None = None,
+    n_new: int | None = None,
+    total: int | None = None,
+) -> EditBatch:
     """Pad edits into a batch in which each edit weighs the same, and each label of an edit.
 
     Args:
         edits: At least one.
+        texts: A wording of each; by default its own.
         n_new: How many of them, the first ones, are new; by default all.
         total: Over how many edits the loss is a mean, where other processes hold the rest.
     """
-    answers = [edit.encoded for edit in edits]
-    device = edits[0].states.device
+    texts = [edit.text for edit in edits] if texts is None else texts
+    answers = [text.encoded for text in texts]
+    device = texts[0].states.device
     counts = torch.tensor([len(answer.labels) for answer in answers])
     return EditBatch(
-        states=pad_sequence([edit.states for edit in edits], batch_first=True),
+        states=pad_sequence([text.states for text in texts], batch_first=True),
         rows=torch.repeat_interleave(torch.arange(len(edits)), counts).to(device),
         columns=torch.cat([answer.columns for answer in answers]).to(device),
         labels=torch.cat([answer.labels for answer in answers]).to(device),
@@ -121,12 +141,21 @@ class StepData(IterableDataset[EditBatch]):
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
             order = torch.randperm(len(eligible), generator=generator)[: self.n_rehearsed].tolist()
-            yield self._share(new + [eligible[index] for index in order], len(new))
+            edits = new + [eligible[index] for index in order]
+            draws = torch.rand(len(edits), generator=generator).tolist()
+            yield self._share(edits, [_choose(edit, draw) for edit, draw in zip(edits, draws, strict=True)], len(new))
 
-    def _share(self, edits: list[PreparedEdit], n_new: int) -> EditBatch:
+    def _share(self, edits: list[PreparedEdit], texts: list[PreparedText], n_new: int) -> EditBatch:
         mine = list(range(self.rank, len(edits), self.world_size))
         if not mine:  # more processes than rows: this one takes part with a row that weighs nothing
-            batch = collate(edits[:1], n_new=0)
+            batch = collate(edits[:1], texts[:1], n_new=0)
             batch.weights.zero_()
             return batch
-        return collate([edits[i] for i in mine], sum(i < n_new for i in mine), len(edits))
+        return collate([edits[i] for i in mine], [texts[i] for i in mine], sum(i < n_new for i in mine), len(edits))
+
+
+def _choose(edit: PreparedEdit, draw: float) -> PreparedText:
+    """An edit's own wording half of the time, else one of its variants; `draw` is from 0 to 1."""
+    if draw < 0.5 or not edit.variants:
+        return edit.text
+    return edit.variants[int((draw - 0.5) * 2 * len(edit.variants))]

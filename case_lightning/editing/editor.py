@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from peft import PeftModel, get_peft_model
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from case_lightning.base import Base
@@ -18,10 +17,11 @@ from case_lightning.base.suffix import Prefix, Suffix
 from case_lightning.callbacks import ConflictAllocation
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
-from case_lightning.editing.batches import PreparedEdit, StepData, collate
+from case_lightning.editing.batches import PreparedEdit, PreparedText, StepData, collate
 from case_lightning.editing.encoding import encode, mark_subject
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
 from case_lightning.editing.module import EditModule
+from case_lightning.editing.variation import vary_prompt
 from case_lightning.method.allocation import Allocation
 from case_lightning.subspace import CaseConfig, CaseModel
 from case_lightning.subspace.router import read_calibration
@@ -135,7 +135,7 @@ class Editor:
         for start in range(0, len(indices), width):
             chosen = [self.past[index] for index in indices[start : start + width]]
             batch = collate(chosen)
-            prompts = [edit.encoded.tokens[: edit.encoded.n_prompt] for edit in chosen]
+            prompts = [edit.text.encoded.tokens[: edit.text.encoded.n_prompt] for edit in chosen]
             batch.routes.copy_(torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts]))
             logits = self.module.logits(batch)
             nll = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
@@ -154,10 +154,19 @@ class Editor:
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
-        end = self.settings.training.append_end
-        encoded = [encode(self.base.tokenizer, edit.prompt, edit.target, end) for edit in edits]
+        """Encode each edit and its variants, and run the frozen prefix on all of them once."""
+        training = self.settings.training
+        wordings = [
+            [edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)] for edit in edits
+        ]
+        encoded = [
+            encode(self.base.tokenizer, wording, edit.target, training.append_end)
+            for edit, own in zip(edits, wordings, strict=True)
+            for wording in own
+        ]
         states = self.prefix([one.tokens for one in encoded])
-        return [PreparedEdit(one, state) for one, state in zip(encoded, states, strict=True)]
+        texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
+        return [PreparedEdit(next(texts), tuple(islice(texts, len(own) - 1))) for own in wordings]
 
     def _fit(self, data: StepData) -> None:
         self.trainer.fit_loop.max_epochs = self.trainer.current_epoch + 1

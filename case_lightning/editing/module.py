@@ -1,6 +1,7 @@
 """The tiny LightningModule of which every edit batch is one fit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from lightning.pytorch import LightningModule
@@ -74,7 +75,7 @@ class EditModule(LightningModule):
                 subspaces.open(device)
                 self.counts.append(0)
             self.counts[index] += 1
-        self.new = [PreparedEdit(edit.encoded, edit.states, a.subspace) for edit, a in zip(self.new, allocations, strict=True)]
+        self.new = [replace(edit, subspace=a.subspace) for edit, a in zip(self.new, allocations, strict=True)]
         for index in sorted({allocation.subspace for allocation in allocations}):
             pair = {"down": subspaces.down[index], "up": subspaces.up[index]}
             self.active[str(index)] = torch.nn.ParameterDict(pair)
@@ -124,7 +125,7 @@ class EditModule(LightningModule):
         (delta,) = torch.autograd.grad(loss, outputs)
         shape = (len(edits), batch.states.shape[1], -1)
         delta, inputs = delta.reshape(shape).float(), inputs.reshape(shape).float()
-        lengths = [len(edit.encoded.tokens) for edit in edits]
+        lengths = [len(edit.text.encoded.tokens) for edit in edits]
         return [(delta[row, :length], inputs[row, :length]) for row, length in enumerate(lengths)]
 
     @override

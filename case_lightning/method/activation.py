@@ -26,8 +26,9 @@ def quantize(values: Tensor) -> tuple[Tensor, Tensor]:
         The int8 codes, `(rows, width)`, and the float32 scales, `(rows, 1)`; the error of a value is at most half its
         row's scale.
     """
-    scale = values.detach().float().abs().amax(dim=-1, keepdim=True) / INT8_MAX
-    codes = (values.detach().float() / scale.clamp_min(torch.finfo(torch.float32).tiny)).round()
+    values = values.detach().float()
+    scale = values.abs().amax(dim=-1, keepdim=True) / INT8_MAX
+    codes = (values / scale.where(scale > 0, 1)).round()
     return codes.clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scale
 
 

@@ -55,10 +55,11 @@ def count_effective(sensitivity: Tensor) -> int:
 
     A sensitivity that is zero everywhere, or not finite, names no neuron: all are kept.
     """
-    total = sensitivity.sum()
+    fisher = sensitivity.double()  # a sum in float32 is off by enough to make seven equal neurons eight
+    total = fisher.sum()
     if not torch.isfinite(total) or total <= 0:
         return sensitivity.numel()
-    entropy = torch.special.entr(sensitivity.double() / total.double()).sum().item()
+    entropy = torch.special.entr(fisher / total).sum().item()
     return min(max(math.ceil(math.exp(entropy) - 1e-9), 1), sensitivity.numel())
 
 

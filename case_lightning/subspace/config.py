@@ -36,8 +36,8 @@ class CaseConfig(PeftConfig):
     rank: int = 64
     scale: float = 1.0
     seed: int = 0
-    subject_threshold: float = 0.7
-    relation_threshold: float = 0.2
+    subject_threshold: float = 0.8
+    relation_threshold: float = 0.05
     storage_dtype: str = "float16"
     n_subspaces: int = 0
     n_keys: int = 0

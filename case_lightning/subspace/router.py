@@ -1,15 +1,17 @@
 """The router: is a query in the scope of an edit, and of which one?
 
 Ours; the paper's summary says only that there is one. A query is in the scope of an edit if it names the edit's subject
-and asks about the same thing, both measured by late interaction [1] on the frozen model's own token embeddings, whitened
-so that they spread evenly in all directions:
+and asks about something alike, both measured by late interaction [1] on the frozen model's own token embeddings, whitened
+so that they spread evenly in all directions. How far a token k of the edit's prompt is found in a query Q is
 
-    cover(K, Q) = Σ_{k∈K} w_k · max_{q∈Q} cos(k, q)₊ / Σ_{k∈K} w_k,      w_k = ‖k‖²
+    found(k, Q) = max_{q∈Q} cos(k, q)₊ .
 
-The squared whitened length `w` is large for rare tokens and small for common ones, so it weighs names above function
-words as an inverse document frequency does. In scope: cover(subject) and cover(rest of the prompt) both reach their
-thresholds; of several edits the one that covers the query best, and that the query covers best, answers. Where an edit
-names no subject, the whole prompt has to reach the mean of the two thresholds.
+In scope: the mean of `found` over the subject's tokens reaches the subject threshold, no single one of them falls below
+half of it (another year or another first name is another subject), and the mean over the rest of the prompt, weighted by
+`w_k = ‖k‖²`, reaches the relation threshold. The squared whitened length is large for rare tokens and small for common
+ones, so it weighs content above function words as an inverse document frequency does. Of several edits in scope, the one
+that covers the query best, and that the query covers best, answers. Where an edit names no subject, its whole prompt,
+weighted, has to reach the mean of the two thresholds.
 
 Nothing but token ids is stored: statistics come from a fixed text, embeddings from the base model. Because coverage
 looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not matter, and
@@ -74,8 +76,8 @@ class Router:
     Args:
         space: The frozen model's token space.
         keys: The edits' keys; what is added later is seen.
-        subject_threshold: Least coverage of an edit's subject.
-        relation_threshold: Least coverage of the rest of its prompt.
+        subject_threshold: Least mean of `found` over an edit's subject.
+        relation_threshold: Least weighted mean over the rest of its prompt.
     """
 
     def __init__(
@@ -114,14 +116,23 @@ class Router:
         vectors, weights = self.space(query.unique())
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
         best = similarity.amax(1)[self._slots]  # (key tokens,)
-        subject, relation = self._average(best, self._in_subject), self._average(best, ~self._in_subject)
-        in_scope = (subject >= self._least_subject) & (relation >= self._least_relation)
+        relation = self._average(best, ~self._in_subject)
+        in_scope = self._names_subject(best) & (relation >= self._least_relation)
         candidates = in_scope.nonzero().squeeze(1).tolist()
         if len(candidates) < 2:
             return candidates[0] if candidates else -1
         whole = self._average(best, torch.ones_like(self._in_subject))
         back = [self._cover_query(similarity, weights, key) for key in candidates]
         return max(zip(candidates, back, strict=True), key=lambda pair: whole[pair[0]].item() + pair[1])[0]
+
+    def _names_subject(self, best: Tensor) -> Tensor:
+        """Whether the query names each key's subject, `(keys,)`; true of a key without one."""
+        segments, found = self._segments[self._in_subject], best[self._in_subject]
+        count = best.new_zeros(len(self.keys)).index_add_(0, segments, torch.ones_like(found))
+        mean = best.new_zeros(len(self.keys)).index_add_(0, segments, found) / count.clamp_min(1)
+        weakest = best.new_ones(len(self.keys)).scatter_reduce_(0, segments, found, "amin")
+        least = self.thresholds[0]
+        return (count == 0) | ((mean >= least) & (weakest >= least / 2))
 
     def _cover_query(self, similarity: Tensor, weights: Tensor, key: int) -> float:
         """How much of the query one key covers."""
@@ -146,7 +157,5 @@ class Router:
         self._segments = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
         self._in_subject = self.keys.in_subject.to(device)
         named = torch.zeros(len(lengths), device=device).index_add_(0, self._segments, self._in_subject.float()) > 0
-        subject, relation = self.thresholds
-        self._least_subject = torch.where(named, subject, 0.0)
-        self._least_relation = torch.where(named, relation, (subject + relation) / 2)
+        self._least_relation = torch.where(named, self.thresholds[1], sum(self.thresholds) / 2)
         self._indexed = len(self.keys)

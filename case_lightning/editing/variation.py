@@ -1,0 +1,48 @@
+"""Other wordings of an edit's prompt, made by rule, so that the edit holds for more than its own wording.
+
+Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head of
+Freedonia is" lost. Each variant drops some words outside the subject and may change the order of the rest. That is no
+good English, but it takes from the fit what to hold on to besides the subject and the asked relation. The rephrases that
+come with an edit are never used: they are what it is scored on.
+"""
+
+import random
+
+from case_lightning.data import Edit
+
+DROP = 0.3  # share of words outside the subject that a variant leaves out
+SHUFFLE = 0.5  # share of variants in another order
+LONGEST = 400  # characters; longer prompts are passages, of which the order is the meaning
+
+
+def vary_prompt(edit: Edit, count: int, seed: int) -> list[str]:
+    """Variants of an edit's prompt, without repeats and without the prompt itself.
+
+    Args:
+        edit: The edit.
+        count: How many at most.
+        seed: The same seed gives the same variants.
+    """
+    if len(edit.prompt) > LONGEST:
+        return []
+    draw = random.Random(f"{seed} {edit.id}")  # noqa: S311  no secret
+    made = (_vary(edit, draw) for _ in range(count))
+    return [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
+
+
+def _vary(edit: Edit, draw: random.Random) -> str:
+    units = [unit for unit, is_subject in split_units(edit) if is_subject or draw.random() >= DROP]
+    if draw.random() < SHUFFLE:
+        draw.shuffle(units)
+    return " ".join(units)
+
+
+def split_units(edit: Edit) -> list[tuple[str, bool]]:
+    """The prompt's words, the subject's as one unit; each with whether it is the subject."""
+    prompt, subject = edit.prompt.strip(), (edit.subject or "").strip()
+    start = prompt.lower().find(subject.lower()) if subject else -1
+    if start < 0:
+        return [(word, False) for word in prompt.split()]
+    end = start + len(subject)
+    before, named, after = prompt[:start].split(), prompt[start:end], prompt[end:].split()
+    return [(word, False) for word in before] + [(named, True)] + [(word, False) for word in after]
