@@ -111,7 +111,7 @@ class TrainingSettings:
         mask_neurons: Whether only sensitive neurons are tuned (KNT).
     """
 
-    steps: int = 30
+    steps: int = 50
     learning_rate: float = 5e-3
     weight_decay: float = 0.0
     n_rehearsed: int = 10

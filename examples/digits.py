@@ -2,12 +2,10 @@
 
     python examples/digits.py
 
-prints the table of docs/digits.md. The stream is class-incremental, the hardest reading of it: one head says all ten
-digits, no image of an earlier task is seen again, and nobody tells the network which task a test image belongs to.
-Beside it stands the easiest, task-incremental: the same networks, told which two digits it can be.
+prints the table of docs/digits.md. The stream is class-incremental, its hardest reading: one head says all ten digits,
+and nobody tells which task a test image is from. Beside it, the easiest, task-incremental: told which two it can be.
 """
 # ruff: noqa: D102, D107 - Lightning's hooks and the protocol's methods are documented where they are declared
-
 import logging
 import warnings
 from collections.abc import Callable
@@ -106,6 +104,7 @@ METHODS: dict[str, Callable[[], tuple[TwoLayers, list[Callback]]]] = {
     "adapters, a subspace a task": lambda: (Adapted(), [ConflictAllocation(threshold=2)]),
     "CAA, published score": lambda: (Adapted(), [ConflictAllocation("raw")]),
     "CAA": lambda: (Adapted(), [ConflictAllocation()]),
+    "CAA, threshold 0.2": lambda: (Adapted(), [ConflictAllocation(threshold=0.2)]),
     "KNT + CAA": lambda: (Adapted(), [ConflictAllocation(), SensitiveNeuronMask(ADAPTERS)]),
     "nearest mean image": lambda: (Adapted(asked=False), [ConflictAllocation()]),
     "joint training": lambda: (TwoLayers(), []),

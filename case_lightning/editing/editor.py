@@ -18,7 +18,7 @@ from case_lightning.callbacks import ConflictAllocation
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import PreparedEdit, PreparedText, StepData, collate
-from case_lightning.editing.encoding import encode, mark_subject
+from case_lightning.editing.encoding import encode, make_keys
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
 from case_lightning.editing.module import EditModule
 from case_lightning.editing.variation import vary_prompt
@@ -177,8 +177,8 @@ class Editor:
         """Round to what is stored, and let the router know the new edits."""
         self.adapter.subspaces.round_to(getattr(torch, self.settings.subspace.storage_dtype))
         for edit, prepared in zip(edits, self.module.new, strict=True):
-            tokens, in_subject = mark_subject(self.base.tokenizer, edit)
-            self.adapter.keys.add(tokens, in_subject, prepared.subspace)
+            for tokens, in_subject in make_keys(self.base.tokenizer, edit):
+                self.adapter.keys.add(tokens, in_subject, prepared.subspace)
             self.past.append(prepared)
             self.edits.append(edit)
 

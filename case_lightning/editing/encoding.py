@@ -60,22 +60,27 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bo
     return Encoded(torch.cat([head, tail]), len(head))
 
 
-def mark_subject(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> tuple[Tensor, Tensor]:
-    """The edit's router key.
+def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tensor, Tensor]]:
+    """The edit's router keys: its prompt, and where it names a subject that once more with the subject in front.
 
-    Args:
-        tokenizer: The base model's.
-        edit: The edit. The first place of its subject in the prompt counts, whatever its case.
+    Many tokenizers split a word at the start of a text in another way than inside it, and a query may have it in either
+    place.
 
     Returns:
-        Token ids of the prompt without special tokens and which of them touch the subject, both `(length,)`; none where
-        the edit names no subject or its prompt does not contain it.
+        For each key the token ids without special tokens and which of them touch the subject, both `(length,)`.
     """
-    prompt, subject = edit.prompt.rstrip(), (edit.subject or "").strip()
-    tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    prompt, subject = edit.prompt.strip(), (edit.subject or "").strip()
     start = prompt.lower().find(subject.lower()) if subject else -1
-    ids = torch.tensor(tokens.input_ids, dtype=torch.long)
     if start < 0 or not tokenizer.is_fast:
-        return ids, torch.zeros(len(ids), dtype=torch.bool)
+        return [_mark(tokenizer, prompt, 0, 0)]
     end = start + len(subject)
-    return ids, torch.tensor([not (last <= start or first >= end) for first, last in tokens["offset_mapping"]])
+    moved = f"{prompt[start:end]} {prompt[:start]}{prompt[end:]}"
+    return [_mark(tokenizer, prompt, start, end)] + ([_mark(tokenizer, moved, 0, len(subject))] if start else [])
+
+
+def _mark(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> tuple[Tensor, Tensor]:
+    """Token ids of a text and which of them touch the characters from `start` to before `end`."""
+    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    spans = tokens["offset_mapping"] if tokenizer.is_fast else [(0, 0)] * len(tokens.input_ids)
+    touched = [first < end and last > start for first, last in spans]
+    return torch.tensor(tokens.input_ids, dtype=torch.long), torch.tensor(touched, dtype=torch.bool)

@@ -7,7 +7,7 @@ so that they spread evenly in all directions. How far a token k of the edit's pr
     found(k, Q) = max_{q∈Q} cos(k, q)₊ .
 
 In scope: the mean of `found` over the subject's tokens reaches the subject threshold, no single one of them falls below
-half of it (another year or another first name is another subject), and the mean over the rest of the prompt, weighted by
+`WEAKEST` (another year or another first name is another subject), and the mean over the rest of the prompt, weighted by
 `w_k = ‖k‖²`, reaches the relation threshold. The squared whitened length is large for rare tokens and small for common
 ones, so it weighs content above function words as an inverse document frequency does. Of several edits in scope, the one
 that covers the query best, and that the query covers best, answers. Where an edit names no subject, its whole prompt,
@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.subspaces import UNEDITED
 
+WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
 RIDGE = 0.1  # of the mean variance: keeps directions that the calibration text hardly shows from being blown up
 
 
@@ -132,7 +133,7 @@ class Router:
         mean = best.new_zeros(len(self.keys)).index_add_(0, segments, found) / count.clamp_min(1)
         weakest = best.new_ones(len(self.keys)).scatter_reduce_(0, segments, found, "amin")
         least = self.thresholds[0]
-        return (count == 0) | ((mean >= least) & (weakest >= least / 2))
+        return (count == 0) | ((mean >= least) & (weakest >= WEAKEST))
 
     def _cover_query(self, similarity: Tensor, weights: Tensor, key: int) -> float:
         """How much of the query one key covers."""

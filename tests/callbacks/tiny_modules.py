@@ -43,11 +43,8 @@ class TwoLayers(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, targets = batch
         loss = functional.mse_loss(self(inputs), targets)
-        self.log("loss", loss)
+        self.log("loss", loss, on_step=True, on_epoch=True)
         return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self(batch[0])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(list(self.parameters()))

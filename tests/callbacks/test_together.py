@@ -1,0 +1,36 @@
+"""The three callbacks in one fit after another, as the package composes them, on adapters that know none of them."""
+
+from functools import partial
+from itertools import permutations
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from case_lightning.callbacks import ActivationMemory, ConflictAllocation, SensitiveNeuronMask
+from case_lightning.method.sensitivity import keep_most_sensitive
+from tests.callbacks.tiny_modules import D_IN, Adapted, copy_parameters, draw_batch, fit, fit_again, moved
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+def test_two_fits_with_all_three(order: tuple[int, ...]) -> None:
+    allocation = ConflictAllocation(max_subspaces=1)
+    mask = SensitiveNeuronMask({"subspaces.0.down": 1}, rule=partial(keep_most_sensitive, count=2))
+    memory = ActivationMemory("subspaces.0", weight=5.0)
+    callbacks: list[Callback] = [allocation, mask, memory]
+    module = Adapted(draw_batch(0))
+    trainer = fit(module, [module.coming] * 20, *[callbacks[index] for index in order])
+    before, kept = copy_parameters(module), len(memory)
+    assert kept > 0
+
+    module.coming = draw_batch(1)
+    fit_again(trainer, module, [module.coming] * 20)
+
+    columns = moved(before["subspaces.0.down"], module.subspaces[0].down).any(0)
+    assert torch.equal(columns, mask.masks["subspaces.0.down"])  # the memory's gradient reaches all of them
+    assert columns.sum() == 2 < D_IN
+    assert moved(before["subspaces.0.up"], module.subspaces[0].up).all()
+    assert len(memory) == 2 * kept
+    assert [one.decision for one in allocation.allocations].count("opened") == 0
+    assert module.counts == [10]
+    assert allocation.count == 10
