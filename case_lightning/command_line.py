@@ -1,6 +1,7 @@
 """What the verbs share: reading settings with clear errors, and ending with one line instead of a traceback."""
 
 import difflib
+import os
 import re
 import sys
 import warnings
@@ -8,15 +9,20 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
+from typing_extensions import override
 
 from case_lightning.config import RunSettings
 from case_lightning.errors import CaseError, ConfigError
+
+# OpenMP reads this when torch is imported: threads that spin while they wait slow a busy machine down many times over
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class SettingsParser(ArgumentParser):
     """A parser whose errors are one line that names the key and the nearest one there is."""
 
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ConfigError(_shorten(message, list_keys(RunSettings))) from ex
 
@@ -43,7 +49,7 @@ def read_settings(arguments: list[str] | None, description: str) -> RunSettings:
         ConfigError: A key is unknown or a value has the wrong type.
     """
     parser = SettingsParser(description=description, exit_on_error=True)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; later options override it")
+    parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(RunSettings)
     built = parser.instantiate_classes(parser.parse_args(arguments))
     return RunSettings(**{one.name: built[one.name] for one in fields(RunSettings)})

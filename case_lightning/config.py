@@ -70,13 +70,13 @@ class ConflictSettings:
     """CAA, conflict-assessed allocation.
 
     Args:
-        score: `raw`, the published cosine, or `centred`.
+        score: `raw`, the published cosine, `centred`, or `members`.
         threshold: Least score that counts as compatible.
         capacity: Most edits of a subspace.
         max_subspaces: Most subspaces.
     """
 
-    score: Literal["raw", "centred"] = "centred"
+    score: Literal["raw", "centred", "members"] = "members"
     threshold: float = 0.0
     capacity: int = 1000
     max_subspaces: int = 1

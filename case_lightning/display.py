@@ -13,6 +13,7 @@ from rich.text import Text
 from typing_extensions import override
 
 QUIET_SECONDS = 60.0
+ABSENT = "-"  # stands for a figure that is not there
 
 
 class LiveDisplay(Callback):
@@ -24,6 +25,7 @@ class LiveDisplay(Callback):
     """
 
     def __init__(self, console: Console, total: int) -> None:
+        """Start the clock; the display starts with the `with` statement."""
         self.console = console
         self.total = total
         self.done = 0
@@ -41,13 +43,15 @@ class LiveDisplay(Callback):
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("edit", total=total, loss="–", subspaces=0, rate="–")
+        self._task = self._progress.add_task("edit", total=total, loss=ABSENT, subspaces=0, rate=ABSENT)
 
     def __enter__(self) -> "LiveDisplay":
+        """Start drawing."""
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop drawing."""
         self._progress.stop()
 
     @override
@@ -65,8 +69,8 @@ class LiveDisplay(Callback):
         self._progress.update(self._task, advance=edits, subspaces=subspaces, rate=f"{rate:.2f}", loss=f"{loss:.3f}")
         if not self.console.is_terminal and now - self._said >= QUIET_SECONDS:
             self._said = now
-            left = (self.total - self.done) / rate
-            self.console.print(f"{self.done}/{self.total} edits, loss {loss:.3f}, {rate:.2f} edits/s, {left:.0f} s left")
+            left = f"{(self.total - self.done) / rate:.0f} s left"
+            self.console.print(f"{self.done}/{self.total} edits, loss {loss:.3f}, {rate:.2f} edits/s, {left}")
 
 
 def make_console() -> Console:
@@ -104,5 +108,5 @@ def show_examples(console: Console, examples: list[dict[str, Any]], title: str =
 
 def _format(value: float | None) -> str:
     if value is None:
-        return "–"
+        return ABSENT
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -1,11 +1,13 @@
 """Score a finished run again: `python -m case_lightning.evaluate --run RUN [--data.path FILE]`.
 
-Scores the run's final model on its own edits, by both protocols, and rewrites `metrics.json`. With `--data.path`, scores
-it on those records instead and prints the figures, leaving the run as it is.
+Scores the run's final model on its own edits, by both protocols, and rewrites `metrics.json`. With `--data.path`,
+scores it on those records instead and prints the figures, leaving the run as it is.
 """
 
 import json
 import sys
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from case_lightning.command_line import SettingsParser, run_verb
 
@@ -18,12 +20,14 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = SettingsParser(description=__doc__)
     parser.add_argument("--run", required=True, help="folder of a finished run")
-    parser.add_argument("--batch_size", type=int, default=32, help="prompts scored at once")
+    parser.add_argument("--batch_size", type=PositiveInt, default=32, help="prompts scored at once")
     parser.add_argument("--generate", type=bool, default=True, help="whether answers are also generated freely")
-    parser.add_argument("--data.path", type=str | None, default=None, help="score these records instead of the run's edits")
+    parser.add_argument(
+        "--data.path", type=str | None, default=None, help="records to score instead of the run's edits"
+    )
     parser.add_argument("--data.format", type=str, default="auto", help="their format")
-    parser.add_argument("--data.limit", type=int | None, default=None, help="how many of them")
-    parser.add_argument("--data.offset", type=int, default=0, help="how many to pass over first")
+    parser.add_argument("--data.limit", type=PositiveInt | None, default=None, help="how many of them")
+    parser.add_argument("--data.offset", type=NonNegativeInt, default=0, help="how many to pass over first")
     options = parser.parse_args(arguments)
     from case_lightning.editing.run import evaluate_run  # torch is slow to import: --help need not wait
 

@@ -7,8 +7,11 @@ prompt; on a terminal that is a chat, ended by an empty line.
 import sys
 from collections.abc import Iterator
 
+from jsonargparse.typing import PositiveInt
+
 from case_lightning.command_line import SettingsParser, run_verb
 from case_lightning.display import make_console, show_examples
+from case_lightning.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,8 +23,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = SettingsParser(description=__doc__)
     parser.add_argument("--run", required=True, help="folder of a finished run")
     parser.add_argument("--prompt", type=str | None, default=None, help="what to ask")
-    parser.add_argument("--max_new_tokens", type=int, default=32, help="longest answer in tokens")
+    parser.add_argument("--max_new_tokens", type=PositiveInt, default=32, help="longest answer in tokens")
     options = parser.parse_args(arguments)
+    if options.prompt is not None and not options.prompt.strip():
+        raise ConfigError("--prompt: expected text that is not blank")
     from case_lightning.editing.run import open_scorer  # torch is slow to import: --help need not wait
 
     scorer = open_scorer(options.run)

@@ -6,6 +6,7 @@ prints the table of docs/digits.md. The stream is class-incremental, its hardest
 and nobody tells which task a test image is from. Beside it, the easiest, task-incremental: told which two it can be.
 """
 # ruff: noqa: D102, D107 - Lightning's hooks and the protocol's methods are documented where they are declared
+
 import logging
 import warnings
 from collections.abc import Callable
@@ -37,8 +38,7 @@ class TwoLayers(LightningModule):
         return self.network(images)
 
     def training_step(self, batch: Task, batch_idx: int) -> Tensor:
-        images, labels = batch
-        return nn.functional.cross_entropy(self(images), labels)
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=0.005)

@@ -1,9 +1,9 @@
 """The frozen prefix, run once an edit, and the suffix, run once a step.
 
-Everything below the edited layer is frozen, so its outcome for a text never changes: `Prefix` runs it once and keeps the
-states that enter the edited layer. `Suffix` runs the rest of the model from such states, with the model's own forward, so
-it holds for every architecture: the layers below are swapped for ones that do nothing, the edited layer is handed the
-kept states, and only the positions that carry a label go through the output head.
+Everything below the edited layer is frozen, so its outcome for a text never changes: `Prefix` runs it once and keeps
+the states that enter the edited layer. `Suffix` runs the rest of the model from such states, with the model's own
+forward, so it holds for every architecture: the layers below are swapped for ones that do nothing, the edited layer is
+handed the kept states, and only the positions that carry a label go through the output head.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from case_lightning.base.architecture import Architecture
 
@@ -29,7 +30,8 @@ class _Skipped(nn.Module):
         super().__init__()
         self.returns_tuple = returns_tuple
 
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+    @override
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
         return (hidden_states,) if self.returns_tuple else hidden_states
 
 
@@ -43,7 +45,10 @@ class Prefix:
         batch_tokens: Padded tokens to run at once.
     """
 
-    def __init__(self, model: PreTrainedModel, architecture: Architecture, layer: int, batch_tokens: int = 2048) -> None:
+    def __init__(
+        self, model: PreTrainedModel, architecture: Architecture, layer: int, batch_tokens: int = 2048
+    ) -> None:
+        """Keep what to run."""
         self.model = model
         self.entry = architecture.layers[layer]
         self.batch_tokens = batch_tokens
@@ -103,6 +108,7 @@ class Suffix:
     """
 
     def __init__(self, model: PreTrainedModel, architecture: Architecture, layer: int) -> None:
+        """Keep what to run, and prepare what stands in for the layers below."""
         self.model = model
         self.layers = architecture.layers
         self.layer = layer
@@ -123,8 +129,13 @@ class Suffix:
             `(positions, vocabulary)`.
         """
         with self._without_prefix(states), only_positions(self.head, rows, columns):
-            logits: Tensor = self.model(inputs_embeds=states, use_cache=False).logits
+            logits: Tensor = self.model(inputs_embeds=self._stand_in_embeddings(states), use_cache=False).logits
         return logits[0]
+
+    def _stand_in_embeddings(self, states: Tensor) -> Tensor:
+        """Zeros in the shape of embeddings, whose width a few models project to that of the states."""
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return states.new_zeros(*states.shape[:2], weight.shape[1])
 
     @contextmanager
     def _without_prefix(self, states: Tensor) -> Iterator[None]:
@@ -149,7 +160,7 @@ class Suffix:
         """Whether the model's layers return a tuple, as some still do."""
         found: list[bool] = []
 
-        def look(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        def look(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
             found.append(isinstance(output, tuple))
             raise _ReachedError
 

@@ -1,6 +1,6 @@
 """CAA as a callback: between fits, the examples of the coming one are given subspaces by their conflict scores."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,9 +8,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from case_lightning.method.allocation import Allocation, allocate
-from case_lightning.method.conflict import OuterSum, Sketch, cosine, cosine_centred
+from case_lightning.method.conflict import OuterSum, Sketch, cosine, cosine_centred, cosine_members
 
-SKETCH_SIZE = 64
+Score = Literal["raw", "centred", "members"]
+
+SKETCH_SIZE = 128
 
 
 @runtime_checkable
@@ -39,7 +41,7 @@ class ConflictAllocation(Callback):
     Lightning restores only after `setup`.
 
     Args:
-        score: `raw` for the published cosine, `centred` for ours (see `case_lightning.method.conflict`).
+        score: `raw` for the published cosine, `centred` or `members` for ours (see `case_lightning.method.conflict`).
         threshold: The least score that counts as compatible; 0 in the paper. `-1` keeps everything in one subspace.
         capacity: How many examples a subspace should hold at most.
         max_subspaces: How many subspaces there may be.
@@ -50,14 +52,14 @@ class ConflictAllocation(Callback):
 
     def __init__(
         self,
-        score: Literal["raw", "centred"] = "centred",
+        score: Score = "members",
         threshold: float = 0.0,
         capacity: int = 1000,
         max_subspaces: int = 8,
     ) -> None:
         """Check and store the arguments."""
-        if score not in ("raw", "centred"):
-            raise ValueError(f"score: expected raw or centred, found {score!r}")
+        if score not in get_args(Score):
+            raise ValueError(f"score: expected raw, centred or members, found {score!r}")
         if capacity < 1 or max_subspaces < 1:
             raise ValueError(f"capacity and max_subspaces: expected at least 1, found {capacity} and {max_subspaces}")
         self.score = score
@@ -66,7 +68,9 @@ class ConflictAllocation(Callback):
         self.max_subspaces = max_subspaces
         self.mean: Tensor | None = None  # sketch of the mean gradient so far, (size, size)
         self.count = 0
+        self.totals: list[Tensor] = []  # sketch of the sum of each subspace's members, (size, size)
         self.allocations: list[Allocation] = []
+        self._entered: list[int] = []  # how many members each sum has
         self._opened: set[int] = set()  # subspaces that are new in the coming fit
         self._made: Sketch | None = None
 
@@ -86,18 +90,22 @@ class ConflictAllocation(Callback):
         self._opened = set()
         allocations = []
         for gradient in module.example_gradients():
-            scores = [self.assess(direction, gradient) for direction in directions]
+            scores = [self.assess(index, direction, gradient) for index, direction in enumerate(directions)]
             allocations.append(allocate(scores, members, self.threshold, self.capacity, self.max_subspaces))
             self._enter(allocations[-1].subspace, gradient, directions, members)
-            self._remember(gradient)
+            self._remember(allocations[-1].subspace, gradient)
         module.assign(allocations)
         return allocations
 
-    def assess(self, direction: OuterSum, gradient: OuterSum) -> float:
+    def assess(self, index: int, direction: OuterSum, gradient: OuterSum) -> float:
         """The conflict score of one example and one subspace; override it to try another."""
         if self.score == "raw" or self.mean is None:
             return float(cosine(direction, gradient))
-        return float(cosine_centred(direction, gradient, self.mean.to(gradient.left.device), self._sketch(gradient)))
+        sketch = self._sketch(gradient)
+        if self.score == "members" and index < len(self.totals):
+            count = int(self._entered[index])
+            return float(cosine_members(self.totals[index], count, sketch(gradient).cpu(), self.mean))
+        return float(cosine_centred(direction, gradient, self.mean.to(gradient.left.device), sketch))
 
     def _enter(self, index: int, gradient: OuterSum, directions: list[OuterSum], members: list[int]) -> None:
         """Count an example as a member; a subspace that has learned nothing yet points where its members pull."""
@@ -109,10 +117,15 @@ class ConflictAllocation(Callback):
             directions[index] = directions[index] + gradient
         members[index] += 1
 
-    def _remember(self, gradient: OuterSum) -> None:
+    def _remember(self, index: int, gradient: OuterSum) -> None:
         sketched = self._sketch(gradient)(gradient).cpu()
+        while index >= len(self.totals):
+            self.totals.append(torch.zeros_like(sketched))
+            self._entered.append(0)
         if not sketched.isfinite().all():  # the mean is kept for life: one overflow must not end it
             return
+        self.totals[index] += sketched
+        self._entered[index] += 1
         self.count += 1
         self.mean = sketched if self.mean is None else self.mean + (sketched - self.mean) / self.count
 
@@ -123,10 +136,12 @@ class ConflictAllocation(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "count": self.count}
+        return {"mean": self.mean, "count": self.count, "totals": list(self.totals), "entered": list(self._entered)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         mean = state_dict["mean"]
         self.mean = None if mean is None else torch.as_tensor(mean)
         self.count = int(state_dict["count"])
+        self.totals = [torch.as_tensor(total).clone() for total in state_dict["totals"]]
+        self._entered = [int(count) for count in state_dict["entered"]]

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _DEVICE
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
+from typing_extensions import override
 
 from case_lightning.editing.encoding import Encoded
 
@@ -64,7 +66,7 @@ class EditBatch:
 
     def to(self, device: _DEVICE) -> "EditBatch":
         """The batch on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
         return replace(self, **moved)
 
 
@@ -123,6 +125,7 @@ class StepData(IterableDataset[EditBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        """Store the arguments."""
         self.new = new
         self.past = past
         self.steps = steps
@@ -132,8 +135,10 @@ class StepData(IterableDataset[EditBatch]):
         self.world_size = world_size
 
     def __len__(self) -> int:
+        """Steps of the fit."""
         return self.steps
 
+    @override
     def __iter__(self) -> Iterator[EditBatch]:
         new = list(self.new())
         active = {edit.subspace for edit in new}

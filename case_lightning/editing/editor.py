@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from peft import PeftModel, get_peft_model
@@ -22,6 +24,7 @@ from case_lightning.editing.encoding import encode, make_keys
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
 from case_lightning.editing.module import EditModule
 from case_lightning.editing.variation import vary_prompt
+from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
 from case_lightning.subspace import CaseConfig, CaseModel
 from case_lightning.subspace.router import read_calibration
@@ -63,8 +66,8 @@ def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
         base_model_name_or_path=base.name,
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base.model, config)
-    model.base_model.case_layer.adapter.keys.calibrate(read_calibration(base.tokenizer))
+    model = cast(PeftModel, get_peft_model(base.model, config))
+    cast(CaseModel, model.base_model).case_layer.adapter.keys.calibrate(read_calibration(base.tokenizer))
     return model
 
 
@@ -87,10 +90,12 @@ class Editor:
         log_dir: Path | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        """Build the parts that all fits share."""
         self.base, self.model, self.settings = base, model, settings
-        self.tuner: CaseModel = model.base_model
+        self.tuner = cast(CaseModel, model.base_model)
+        self.config = cast(CaseConfig, model.peft_config["default"])
         self.adapter = self.tuner.case_layer.adapter
-        layer = model.peft_config["default"].layer
+        layer = base.architecture.check_layer(cast(int, self.config.layer))
         self.prefix = Prefix(base.model, base.architecture, layer)
         training, memory = settings.training, settings.memory
         suffix = Suffix(base.model, base.architecture, layer)
@@ -98,7 +103,7 @@ class Editor:
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
         masks = [EditNeuronMask()] if training.mask_neurons else []
-        self.trainer = _build_trainer(settings, log_dir, [self.allocation, *masks, self.memory, *callbacks])
+        self.trainer = _build_trainer(base, settings, log_dir, [self.allocation, *masks, self.memory, *callbacks])
         self.past: list[PreparedEdit] = []
         self.edits: list[Edit] = []
 
@@ -149,16 +154,15 @@ class Editor:
 
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format."""
-        self.adapter.memory.replace(self.memory.rows) if self.memory.rows else None
-        self.adapter.record_sizes(self.model.peft_config["default"])
+        if self.memory.rows:
+            self.adapter.memory.replace(self.memory.rows)
+        self.adapter.record_sizes(self.config)
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
         """Encode each edit and its variants, and run the frozen prefix on all of them once."""
         training = self.settings.training
-        wordings = [
-            [edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)] for edit in edits
-        ]
+        wordings = [[edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)] for edit in edits]
         encoded = [
             encode(self.base.tokenizer, wording, edit.target, training.append_end)
             for edit, own in zip(edits, wordings, strict=True)
@@ -186,16 +190,22 @@ class Editor:
         return self.settings.training.append_end and self.base.tokenizer.eos_token_id is not None
 
 
-def _build_trainer(settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:
-    return Trainer(
-        **vars(settings.trainer),
-        max_epochs=1,
-        callbacks=callbacks,
-        logger=CSVLogger(log_dir.parent, name=log_dir.name, version="") if log_dir else False,
-        log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
+def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:
+    place = dict(vars(settings.trainer))
+    if place["accelerator"] == "auto" and base.model.device.type == "cpu":
+        place["accelerator"] = "cpu"  # what is trained has to be where the base model is
+    try:
+        return Trainer(
+            **place,
+            max_epochs=1,
+            callbacks=callbacks,
+            logger=CSVLogger(log_dir.parent, name=log_dir.name, version="") if log_dir else False,
+            log_every_n_steps=10,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+    except (MisconfigurationException, ImportError, ValueError) as error:
+        raise ConfigError(f"trainer: Lightning does not take these settings: {error}") from error

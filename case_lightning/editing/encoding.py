@@ -1,5 +1,6 @@
 """From an `Edit` to tokens and back: what is fed, which positions carry a label, where the subject stands."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from case_lightning.data import Edit
+
+SPACE_MARK = "\u2581"  # how SentencePiece writes a space
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> Tensor:
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> Tensor:
     """Token ids of an answer that follows a prompt after one space, `(length,)`."""
-    return torch.tensor(tokenizer(" " + answer.strip(), add_special_tokens=False).input_ids, dtype=torch.long)
+    tokens = tokenizer(answer.strip(), add_special_tokens=False).input_ids
+    # Tokenizers such as LLaMA-2's put a space before any text: a second one would be a token that answers never have.
+    if not tokens or not tokenizer.convert_ids_to_tokens(tokens[:1])[0].startswith(SPACE_MARK):
+        tokens = tokenizer(" " + answer.strip(), add_special_tokens=False).input_ids
+    return torch.tensor(tokens, dtype=torch.long)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bool = False) -> Encoded:
@@ -60,6 +67,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bo
     return Encoded(torch.cat([head, tail]), len(head))
 
 
+def find_subject(prompt: str, subject: str | None) -> tuple[int, int] | None:
+    """Where a prompt names its subject: as whole words if it does, and of these in the subject's own case if it does.
+
+    Returns:
+        Start and end; `None` where there is no subject or the prompt does not contain it.
+    """
+    named = re.escape((subject or "").strip())
+    if not named:
+        return None
+    words = rf"(?<!\w){named}(?!\w)"
+    patterns = (re.compile(words), re.compile(words, re.IGNORECASE), re.compile(named, re.IGNORECASE))
+    found = next((match for pattern in patterns if (match := pattern.search(prompt))), None)
+    return found.span() if found else None
+
+
 def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tensor, Tensor]]:
     """The edit's router keys: its prompt, and where it names a subject that once more with the subject in front.
 
@@ -69,13 +91,13 @@ def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tens
     Returns:
         For each key the token ids without special tokens and which of them touch the subject, both `(length,)`.
     """
-    prompt, subject = edit.prompt.strip(), (edit.subject or "").strip()
-    start = prompt.lower().find(subject.lower()) if subject else -1
-    if start < 0 or not tokenizer.is_fast:
+    prompt = edit.prompt.strip()
+    place = find_subject(prompt, edit.subject)
+    if place is None or not tokenizer.is_fast:
         return [_mark(tokenizer, prompt, 0, 0)]
-    end = start + len(subject)
+    start, end = place
     moved = f"{prompt[start:end]} {prompt[:start]}{prompt[end:]}"
-    return [_mark(tokenizer, prompt, start, end)] + ([_mark(tokenizer, moved, 0, len(subject))] if start else [])
+    return [_mark(tokenizer, prompt, start, end)] + ([_mark(tokenizer, moved, 0, end - start)] if start else [])
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> tuple[Tensor, Tensor]:

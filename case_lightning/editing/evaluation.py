@@ -13,6 +13,7 @@ from case_lightning.editing.scoring import Answer, Questions, Scorer, collect_qu
 from case_lightning.metrics import IGNORE_INDEX, BitIdentity, Generalization, Locality, Reliability
 
 Figures = dict[str, Any]
+ALONE = {"sync_on_compute": False}  # the first process of a distributed run scores, the others have ended
 
 
 def evaluate_model(scorer: Scorer, edits: Sequence[Edit], generate: bool = True) -> tuple[Figures, list[Figures]]:
@@ -29,9 +30,9 @@ def evaluate_model(scorer: Scorer, edits: Sequence[Edit], generate: bool = True)
     questions = collect_questions(scorer, edits)
     pre, final = _score(scorer, questions, edited=False), _score(scorer, questions, edited=True)
     locality, harness = _score_locality(scorer, questions)
-    if generate:
-        final["generated_exact_match"] = _mean(scorer.matches(questions.prompts))
-        final["generated_generalization_exact_match"] = _mean(scorer.matches(questions.rephrases))
+    free = {"generated_exact_match": questions.prompts, "generated_generalization_exact_match": questions.rephrases}
+    for name, asked in free.items():
+        final[name] = _mean(scorer.matches(asked)) if generate else None
     details = final.pop("details")
     pre.pop("details")
     pre["locality"] = 1.0 if locality["locality"] is not None else None
@@ -44,10 +45,10 @@ def _score(scorer: Scorer, questions: Questions, edited: bool) -> Figures:
     rephrases = list(scorer.ask(questions.rephrases, edited))
     perplexities = torch.tensor([answer.nll for answer in prompts], dtype=torch.float64).exp()
     return {
-        "reliability": _accuracy(Reliability(), prompts),
-        "generalization": _accuracy(Generalization(), rephrases),
-        "exact_match": _accuracy(Reliability(exact=True), prompts),
-        "generalization_exact_match": _accuracy(Generalization(exact=True), rephrases),
+        "reliability": _accuracy(Reliability(**ALONE), prompts),
+        "generalization": _accuracy(Generalization(**ALONE), rephrases),
+        "exact_match": _accuracy(Reliability(exact=True, **ALONE), prompts),
+        "generalization_exact_match": _accuracy(Generalization(exact=True, **ALONE), rephrases),
         "perplexity": _number(perplexities.mean()),
         "perplexity_median": _number(perplexities.median()),
         "details": [_describe(index, answer, rephrases, questions.owners) for index, answer in enumerate(prompts)],
@@ -56,7 +57,7 @@ def _score(scorer: Scorer, questions: Questions, edited: bool) -> Figures:
 
 def _score_locality(scorer: Scorer, questions: Questions) -> tuple[Figures, Figures]:
     """Locality of both protocols; edited and unedited model see the same batches."""
-    same, identical = Locality(), BitIdentity()
+    same, identical = Locality(**ALONE), BitIdentity(**ALONE)
     right: dict[bool, list[float]] = {True: [], False: []}
     step = scorer.batch_size
     for start in range(0, len(questions.unrelated), step):

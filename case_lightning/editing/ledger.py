@@ -45,6 +45,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
+        """Note the path."""
         self.path = path
 
     def append(self, batch: int, rows: Iterable[LedgerRow]) -> None:

@@ -9,7 +9,7 @@ from case_lightning.base import Base, load_base
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.run_folder import RunFolder
-from case_lightning.errors import RunError
+from case_lightning.errors import CaseError, RunError
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,10 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     if not (folder.adapter / "adapter_model.safetensors").is_file():
         raise RunError(f"{folder.adapter} holds no adapter_model.safetensors; the run has not ended")
     base = load_base(settings["model"], settings["dtype"], device or settings["device"], settings["trust_remote_code"])
-    model = PeftModel.from_pretrained(base.model, str(folder.adapter)).eval()
+    try:
+        model = PeftModel.from_pretrained(base.model, str(folder.adapter)).eval()
+    except CaseError:
+        raise
+    except Exception as error:  # a broken file: PEFT and safetensors raise almost any type for one
+        raise RunError(f"{folder.adapter} cannot be read ({error}); restore it from a copy") from error
     return LoadedRun(folder, base, model, edits)

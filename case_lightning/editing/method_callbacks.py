@@ -11,8 +11,9 @@ from case_lightning.method.sensitivity import measure_fisher
 
 
 class EditNeuronMask(SensitiveNeuronMask):
-    """KNT on the subspaces being trained: a neuron is a column of `A`, its Fisher information comes from the factors
-    measured for the allocation, over the new edits of its subspace.
+    """KNT on the subspaces being trained: a neuron is a column of `A`.
+
+    Its Fisher information comes from the factors measured for the allocation, over the new edits of its subspace.
     """
 
     @override
@@ -26,12 +27,14 @@ class EditNeuronMask(SensitiveNeuronMask):
 
 
 class EditActivationMemory(ActivationMemory):
-    """Activation memory of the subspaces: the down-projection's input at an edit's last prompt token, and `ΔW x` for it."""
+    """Memory of the subspaces: the down-projection's input `x` at an edit's last prompt token, and `ΔW x`."""
 
     @override
     def capture(self, pl_module: LightningModule) -> dict[str, Tensor]:
         assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
-        inputs = [x[edit.text.encoded.n_prompt - 1] for edit, (_, x) in zip(pl_module.new, pl_module.gradients, strict=True)]
+        inputs = [
+            x[edit.text.encoded.n_prompt - 1] for edit, (_, x) in zip(pl_module.new, pl_module.gradients, strict=True)
+        ]
         routes = torch.tensor([edit.subspace for edit in pl_module.new], dtype=torch.int16)
         return {"inputs": torch.stack(inputs), "subspaces": routes}
 

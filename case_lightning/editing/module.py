@@ -32,6 +32,7 @@ class EditModule(LightningModule):
     """
 
     def __init__(self, tuner: CaseModel, suffix: Suffix, learning_rate: float, weight_decay: float = 0.0) -> None:
+        """Store the arguments; parameters come with each fit."""
         super().__init__()
         self._frozen = (tuner, suffix)  # a tuple hides them from nn.Module's registration
         self.learning_rate = learning_rate
@@ -49,8 +50,8 @@ class EditModule(LightningModule):
     def prepare(self, edits: Sequence[PreparedEdit]) -> None:
         """Take the edits of the next fit and measure their gradients at the initial subspace."""
         self.new = list(edits)
-        self.gradients = [pair for start in range(0, len(edits), ASSESS_ROWS)
-                          for pair in self._measure(edits[start : start + ASSESS_ROWS])]
+        parts = [edits[start : start + ASSESS_ROWS] for start in range(0, len(edits), ASSESS_ROWS)]
+        self.gradients = [pair for part in parts for pair in self._measure(part)]
         self.active = torch.nn.ModuleDict()
 
     def directions(self) -> list[OuterSum]:
@@ -85,7 +86,8 @@ class EditModule(LightningModule):
     @override
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         nll = self.nll(batch)
-        untouched = sum(parameter.sum() * 0 for parameter in self.active.parameters())  # DDP wants a gradient of each
+        # DDP wants a gradient of each
+        untouched = sum(parameter.sum() * 0 for parameter in self.active.parameters())
         loss: Tensor = (nll * batch.weights).sum() * self.trainer.world_size + untouched
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
@@ -105,7 +107,7 @@ class EditModule(LightningModule):
         return torch.optim.AdamW(self.active.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def _measure(self, edits: Sequence[PreparedEdit]) -> list[tuple[Tensor, Tensor]]:
-        """`δ` and `x` of each edit, `(length, d_out)` and `(length, d_in)`, from one backward pass without any update."""
+        """`δ` and `x` of each edit, `(length, d_out)` and `(length, d_in)`, from one backward pass at no update."""
         batch = collate(edits)
         batch.routes.fill_(UNEDITED)
         found: list[tuple[Tensor, Tensor]] = []

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import resource
 import shutil
@@ -29,6 +30,27 @@ from case_lightning.errors import ConfigError
 
 N_EXAMPLES = 3
 EXAMPLE_TOKENS = 24
+ABOVE_ZERO = (
+    "training.steps",
+    "training.learning_rate",
+    "subspace.rank",
+    "subspace.scale",
+    "conflict.capacity",
+    "conflict.max_subspaces",
+    "memory.temperature",
+    "evaluation.batch_size",
+    "trainer.devices",
+    "trainer.num_nodes",
+)
+ZERO_OR_MORE = (
+    "training.weight_decay",
+    "training.n_rehearsed",
+    "training.n_variants",
+    "memory.size",
+    "memory.weight",
+    "evaluation.retention_points",
+)
+ZERO_TO_ONE = ("subspace.subject_threshold", "subspace.relation_threshold")
 
 
 def fit_run(settings: RunSettings) -> RunFolder:
@@ -40,30 +62,40 @@ def fit_run(settings: RunSettings) -> RunFolder:
         CaseError: A setting, the data, the base model or the run folder cannot be used; nothing is left half-written.
     """
     quiet_libraries()
-    console = make_console() if rank_zero_only.rank == 0 else Console(quiet=True)
+    console = make_console() if is_first_process() else Console(quiet=True)
     folder = RunFolder(settings.run_dir)
     if folder.repeats(settings):
         console.print(f"{folder.path} already holds this run")
         show_results(console, folder)
         return folder
     check_settings(settings)
+    if is_first_process():
+        folder.check_free()
     data = build_data(settings)
+    data.setup("fit")  # what is wrong with it is said before a model is loaded
     base = load_base(settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code)
     data.require_fit(lambda text: len(base.tokenizer(text).input_ids), context_length(base))
-    data.setup("fit")
-    if rank_zero_only.rank == 0:
-        folder.create(settings)
     seed_everything(settings.seed, verbose=False)
-    Run(settings, folder, base, console).fit(list(data.batches()))
+    run = Run(settings, folder, base, console, list(data.batches()))
+    if is_first_process():
+        folder.create(settings)
+    run.fit()
     return folder
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one of a distributed run that writes."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
 def build_data(settings: RunSettings) -> EditDataModule:
-    """The stream of edit batches that the settings speak of; `sample` is the package's own."""
-    data = dict(vars(settings.data))
-    if data["path"] == "sample":
-        data["path"] = str(files("case_lightning.data") / "samples" / "updates.jsonl")
-    return EditDataModule(**data)
+    """The stream of edit batches that the settings speak of."""
+    return EditDataModule(**vars(settings.data) | {"path": locate_data(settings.data.path)})
+
+
+def locate_data(path: str) -> str:
+    """Where data is; `sample` is the sample that the package carries."""
+    return str(files("case_lightning.data") / "samples" / "updates.jsonl") if path == "sample" else path
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -72,32 +104,17 @@ def check_settings(settings: RunSettings) -> None:
     Raises:
         ConfigError: The message names the key, the value and what is accepted.
     """
-    positive = {
-        "training.steps": settings.training.steps,
-        "training.learning_rate": settings.training.learning_rate,
-        "subspace.rank": settings.subspace.rank,
-        "subspace.scale": settings.subspace.scale,
-        "conflict.capacity": settings.conflict.capacity,
-        "conflict.max_subspaces": settings.conflict.max_subspaces,
-        "memory.temperature": settings.memory.temperature,
-        "evaluation.batch_size": settings.evaluation.batch_size,
-        "trainer.devices": settings.trainer.devices,
-    }
-    for key, value in positive.items():
-        if not value > 0 or value == float("inf"):
+    for key in (*ABOVE_ZERO, *ZERO_OR_MORE, *ZERO_TO_ONE, "conflict.threshold"):
+        section, name = key.split(".")
+        value = getattr(getattr(settings, section), name)
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}: expected a finite number, found {value}")
+        if key in ABOVE_ZERO and value <= 0:
             raise ConfigError(f"{key}: expected a number above 0, found {value}")
-    least_zero = {
-        "training.weight_decay": settings.training.weight_decay,
-        "training.n_rehearsed": settings.training.n_rehearsed,
-        "memory.size": settings.memory.size,
-        "memory.weight": settings.memory.weight,
-    }
-    for key, value in least_zero.items():
-        if not value >= 0:
+        if key in ZERO_OR_MORE and value < 0:
             raise ConfigError(f"{key}: expected 0 or more, found {value}")
-    for key in ("subject_threshold", "relation_threshold"):
-        if not 0 <= getattr(settings.subspace, key) <= 1:
-            raise ConfigError(f"subspace.{key}: expected 0 to 1, found {getattr(settings.subspace, key)}")
+        if key in ZERO_TO_ONE and not 0 <= value <= 1:
+            raise ConfigError(f"{key}: expected 0 to 1, found {value}")
 
 
 def context_length(base: Base) -> int:
@@ -120,32 +137,47 @@ class Run:
         folder: Its folder, made already.
         base: The base model.
         console: Where it shows itself.
+        batches: The edits.
     """
 
-    def __init__(self, settings: RunSettings, folder: RunFolder, base: Base, console: Console) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        folder: RunFolder,
+        base: Base,
+        console: Console,
+        batches: Sequence[Sequence[Edit]],
+    ) -> None:
+        """Put an adapter on the base model and build the editor; nothing is written yet."""
         self.settings, self.folder, self.base, self.console = settings, folder, base, console
-        self.model = put_adapter(base, settings)
-        self.scorer = Scorer(base, self.model, settings.evaluation.batch_size)
+        self.batches = batches
+        model = put_adapter(base, settings)
+        self.display = LiveDisplay(console, sum(len(batch) for batch in batches))
+        self.editor = Editor(base, model, settings, folder.logs, [self.display])
+        self.scorer = Scorer(base, model, settings.evaluation.batch_size)
         self.outcomes: list[BatchOutcome] = []
         self.retention: list[list[float]] = []
 
-    def fit(self, batches: Sequence[Sequence[Edit]]) -> None:
+    def fit(self) -> None:
         """Make all edits, then save, score and show."""
-        total = sum(len(batch) for batch in batches)
-        with LiveDisplay(self.console, total) as display:
-            self.editor = Editor(self.base, self.model, self.settings, self.folder.logs, [display])
-            for index, batch in enumerate(batches):
+        with self.display:
+            for index, batch in enumerate(self.batches):
                 outcome = self._edit(index, batch)
-                display.advance(len(batch), len(self.editor.adapter.subspaces), sum(outcome.losses) / len(batch))
-                self._measure_retention(index, len(batches))
-        if rank_zero_only.rank == 0:
+                self.display.advance(len(batch), len(self.editor.adapter.subspaces), sum(outcome.losses) / len(batch))
+                self._measure_retention(index, len(self.batches))
+        if is_first_process():
             self._save()
             self._finish()
 
     def _edit(self, index: int, batch: Sequence[Edit]) -> BatchOutcome:
         outcome = self.editor.edit(batch)
         self.outcomes.append(outcome)
-        if rank_zero_only.rank == 0:
+        if not all(map(math.isfinite, outcome.losses)):
+            raise ConfigError(
+                f"the loss of edit batch {index} is no finite number after its fit; lower training.learning_rate, "
+                f"found {self.settings.training.learning_rate}"
+            )
+        if is_first_process():
             seconds = outcome.seconds / len(batch)
             rows = zip(batch, outcome.allocations, outcome.losses, strict=True)
             Ledger(self.folder.ledger).append(index, [LedgerRow(*row, seconds) for row in rows])
@@ -171,6 +203,7 @@ class Run:
             parts, details = evaluate_model(self.scorer, edits, self.settings.evaluation.generate)
             seconds = time.perf_counter() - started
             examples = make_examples(self.scorer, edits, details)
+        cost = {"evaluate_seconds": seconds, "generate_overhead": measure_overhead(self.scorer, edits)}
         metrics = {
             "protocol": "wise",
             "base_model": self.settings.base.model,
@@ -181,7 +214,7 @@ class Run:
             **parts,
             "immediate": {"reliability": _mean([hit for one in self.outcomes for hit in one.hits])},
             "retention": self.retention,
-            "cost": self._sum_cost() | {"evaluate_seconds": seconds, "generate_overhead": measure_overhead(self.scorer, edits)},
+            "cost": self._sum_cost() | cost,
         }
         self.folder.write_json(self.folder.examples, examples)
         self.folder.write_json(self.folder.metrics, metrics)
@@ -224,7 +257,7 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
     quiet_libraries()
     folder = RunFolder(path)
     metrics = folder.read_metrics()
-    other = read_edits(**data) if data["path"] is not None else None
+    other = None if data["path"] is None else read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
     started = time.perf_counter()
     parts, _ = evaluate_model(Scorer(run.base, run.model, batch_size), other or run.edits, generate)

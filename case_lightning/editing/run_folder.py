@@ -21,6 +21,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
+        """Name the files."""
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.adapter = self.path / "adapter"
@@ -33,7 +34,22 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether a run has ended here."""
-        return self.metrics.is_file()
+        return os.path.isfile(self.metrics)  # False, too, where the path cannot be looked at
+
+    def check_free(self) -> None:
+        """Refuse a folder that is in use.
+
+        Raises:
+            RunError: It holds something else, or cannot be looked into.
+        """
+        try:
+            held = self._find_held()
+        except OSError as error:
+            raise self._refuse(error) from error
+        if held:
+            raise RunError(
+                f"run_dir: {self.path} already holds {held}; give another folder with --run_dir, or remove this one"
+            )
 
     def create(self, settings: RunSettings) -> None:
         """Make the folder for a new run.
@@ -41,16 +57,12 @@ class RunFolder:
         Raises:
             RunError: It cannot be written, or holds something else.
         """
-        held = self._list_held()
-        if held:
-            raise RunError(
-                f"run_dir: {self.path} already holds {held}; give another folder with --run_dir, or remove this one"
-            )
+        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_text(self.config, yaml.safe_dump(asdict(settings), sort_keys=False))
         except OSError as error:
-            raise RunError(f"run_dir: {self.path} cannot be written ({error.strerror}); give another --run_dir") from error
+            raise self._refuse(error) from error
 
     def repeats(self, settings: RunSettings) -> bool:
         """Whether the folder holds the finished run of just these settings."""
@@ -63,9 +75,11 @@ class RunFolder:
             RunError: The folder holds no run.
         """
         try:
-            found: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{self.path} holds no readable run: config.yaml is missing or broken ({error})") from error
+        if not isinstance(found, dict) or not isinstance(found.get("base"), dict):
+            raise RunError(f"{self.path} holds no readable run: config.yaml says nothing of a base model")
         return found
 
     def read_metrics(self) -> dict[str, Any]:
@@ -80,7 +94,7 @@ class RunFolder:
             raise RunError(f"{self.path} holds no finished run: metrics.json is missing or broken ({error})") from error
         return found
 
-    def write_json(self, path: Path, value: Any) -> None:
+    def write_json(self, path: Path, value: object) -> None:
         """Write JSON that any reader takes: no NaN, no infinity."""
         self.write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -102,7 +116,10 @@ class RunFolder:
         saved.rename(self.adapter)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _list_held(self) -> str | None:
+    def _refuse(self, error: OSError) -> RunError:
+        return RunError(f"run_dir: {self.path} cannot be written ({error.strerror}); give another --run_dir")
+
+    def _find_held(self) -> str | None:
         if self.path.is_file():
             return "a file"
         if not self.path.is_dir() or not any(self.path.iterdir()):

@@ -8,6 +8,7 @@ Beside both: exact match, and exact match of free greedy generation.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -58,8 +59,9 @@ class Scorer:
     """
 
     def __init__(self, base: Base, model: PeftModel, batch_size: int = 32) -> None:
+        """Store the arguments."""
         self.base, self.model, self.batch_size = base, model, batch_size
-        self.tuner: CaseModel = model.base_model
+        self.tuner = cast(CaseModel, model.base_model)
 
     def encode(self, prompt: str, answer: str) -> Encoded:
         """A prompt with the answer it is scored on."""
@@ -92,7 +94,8 @@ class Scorer:
         counts = torch.tensor([len(question.labels) for question in batch])
         rows = torch.repeat_interleave(torch.arange(len(batch)), counts)
         columns = torch.cat([question.columns for question in batch])
-        with self.tuner.forced_routes(routes.to(device)), only_positions(self.base.architecture.output_head, rows, columns):
+        head = self.base.architecture.output_head
+        with self.tuner.forced_routes(routes.to(device)), only_positions(head, rows, columns):
             logits = self.base.model(input_ids=tokens, use_cache=False).logits[0].float().cpu()
         for question, part in zip(batch, logits.split(counts.tolist()), strict=True):
             nll = torch.nn.functional.cross_entropy(part, question.labels).item()
@@ -107,14 +110,15 @@ class Scorer:
             max_new_tokens: Longest answer.
             edited: Whether the adapter is on.
         """
-        answers = self._generate([self.encode(prompt, ".") for prompt in prompts], [max_new_tokens] * len(prompts), edited)
-        return [self.base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+        questions = [self.encode(prompt, ".") for prompt in prompts]
+        answers = self._generate(questions, [max_new_tokens] * len(prompts), edited)
+        return [str(self.base.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
 
     def matches(self, questions: Sequence[Encoded]) -> list[bool]:
         """Whether free greedy generation begins with each answer, token for token."""
         answers = self._generate(questions, [len(question.labels) for question in questions], edited=True)
-        return [torch.equal(answer[: len(question.labels)], question.labels)
-                for answer, question in zip(answers, questions, strict=True)]
+        pairs = zip(answers, questions, strict=True)
+        return [torch.equal(answer[: len(question.labels)], question.labels) for answer, question in pairs]
 
     @torch.no_grad()
     def _generate(self, questions: Sequence[Encoded], lengths: list[int], edited: bool) -> list[Tensor]:
@@ -135,7 +139,9 @@ class Scorer:
         mask = pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left").to(device)
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad}
         with self.tuner.forced_routes(torch.full((len(prompts),), UNEDITED)) if not edited else torch.no_grad():
-            found: Tensor = self.model.generate(input_ids=tokens, attention_mask=mask, **settings)
+            found: Tensor = self.model.generate(  # type: ignore[no-untyped-call]
+                input_ids=tokens, attention_mask=mask, **settings
+            )
         return found[:, tokens.shape[1] :].cpu()
 
 

@@ -1,14 +1,15 @@
 """Other wordings of an edit's prompt, made by rule, so that the edit holds for more than its own wording.
 
-Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head of
-Freedonia is" lost. Each variant drops some words outside the subject and may change the order of the rest. That is no
-good English, but it takes from the fit what to hold on to besides the subject and the asked relation. The rephrases that
-come with an edit are never used: they are what it is scored on.
+Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head
+of Freedonia is" lost. Each variant drops some words outside the subject and may change the order of the rest. That is
+no good English, but it takes from the fit what to hold on to besides the subject and the asked relation. The rephrases
+that come with an edit are never used: they are what it is scored on.
 """
 
 import random
 
 from case_lightning.data import Edit
+from case_lightning.editing.encoding import find_subject
 
 DROP = 0.3  # share of words outside the subject that a variant leaves out
 SHUFFLE = 0.5  # share of variants in another order
@@ -39,10 +40,10 @@ def _vary(edit: Edit, draw: random.Random) -> str:
 
 def split_units(edit: Edit) -> list[tuple[str, bool]]:
     """The prompt's words, the subject's as one unit; each with whether it is the subject."""
-    prompt, subject = edit.prompt.strip(), (edit.subject or "").strip()
-    start = prompt.lower().find(subject.lower()) if subject else -1
-    if start < 0:
+    prompt = edit.prompt
+    place = find_subject(prompt, edit.subject)
+    if place is None:
         return [(word, False) for word in prompt.split()]
-    end = start + len(subject)
+    start, end = place
     before, named, after = prompt[:start].split(), prompt[start:end], prompt[end:].split()
     return [(word, False) for word in before] + [(named, True)] + [(word, False) for word in after]

@@ -15,9 +15,14 @@ With `x` the input and `δ = ∂L/∂(Wx)` the gradient at the output of the edi
 Both are sums of few outer products, so every inner product is taken on the factors and no `d_out × d_in` matrix is ever
 formed.
 
-Ours: the centred score. All edits share a large common part ("do not say what the base says"), which makes almost every
-raw cosine positive. `c = ⟨E, G − Ḡ⟩ / (‖E‖ ‖G − Ḡ‖)` with the running mean Ḡ of past edit gradients brings the sign
-back. Ḡ is kept as a seeded random sketch of a few kilobytes.
+Ours: two more scores. All edits share a large common part ("do not say what the base says"), which makes almost every raw
+cosine positive. `c = ⟨E, G − Ḡ⟩ / (‖E‖ ‖G − Ḡ‖)` with the running mean Ḡ of past edit gradients is centred, but a fitted E
+leans towards its members' share of Ḡ, which makes almost every such cosine negative. Centring both sides settles it: what
+a subspace holds is taken as the sum of its members' gradients,
+
+    c = cos( Σ_m (G_m − Ḡ), G − Ḡ ),
+
+so that an edit is compared with edits. Ḡ and the sums are kept as seeded random sketches [2] of some kilobytes.
 """
 
 from dataclasses import dataclass
@@ -125,6 +130,19 @@ def cosine_centred(direction: OuterSum, gradient: OuterSum, mean: Tensor, sketch
     inner = direction.inner(gradient) - (sketch(direction) * mean).sum()
     square = gradient.inner(gradient) - 2 * (sketch(gradient) * mean).sum() + mean.square().sum()
     return _divide(inner, direction.norm() * square.clamp_min(0).sqrt())
+
+
+def cosine_members(total: Tensor, count: int, gradient: Tensor, mean: Tensor) -> Tensor:
+    """The score against a subspace's members, `cos(Σ_m (G_m − Ḡ), G − Ḡ)`, all from sketches; 0 where either vanishes.
+
+    Args:
+        total: Sketch of the sum of the members' gradients `Σ_m G_m`, `(size, size)`.
+        count: How many members there are.
+        gradient: Sketch of `G`, `(size, size)`.
+        mean: Sketch of `Ḡ`, `(size, size)`.
+    """
+    members, new = total - count * mean, gradient - mean
+    return _divide((members * new).sum(), members.norm() * new.norm())
 
 
 def _divide(inner: Tensor, norms: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from peft.config import PeftConfig
 from peft.utils.peft_types import PeftType
 
+from case_lightning.errors import ConfigError
+
 FORMAT_VERSION = 1
 
 
@@ -48,18 +50,19 @@ class CaseConfig(PeftConfig):
     format_version: int = field(default=FORMAT_VERSION)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        """Check what was given."""
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = PeftType("CASE")
         if self.format_version > FORMAT_VERSION:
-            raise ValueError(
+            raise ConfigError(
                 f"this adapter has format version {self.format_version}, this package reads up to {FORMAT_VERSION}; "
                 f"update case_lightning"
             )
         for name in ("subject_threshold", "relation_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
+                raise ConfigError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
         for name in ("rank", "scale"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected more than 0, found {getattr(self, name)}")
+                raise ConfigError(f"{name}: expected more than 0, found {getattr(self, name)}")
         if self.storage_dtype not in ("float32", "float16", "bfloat16"):
-            raise ValueError(f"storage_dtype: expected float32, float16 or bfloat16, found {self.storage_dtype!r}")
+            raise ConfigError(f"storage_dtype: expected float32, float16 or bfloat16, found {self.storage_dtype!r}")

@@ -22,6 +22,7 @@ class RouterKeys(nn.Module):
     subspaces: Tensor
 
     def __init__(self, n_keys: int = 0, n_tokens: int = 0, n_calibration: int = 0) -> None:
+        """Make room, without keys."""
         super().__init__()
         self.register_buffer("calibration", torch.zeros(n_calibration, dtype=torch.int32))
         self.register_buffer("tokens", torch.zeros(n_tokens, dtype=torch.int32))
@@ -30,6 +31,7 @@ class RouterKeys(nn.Module):
         self.register_buffer("subspaces", torch.zeros(n_keys, dtype=torch.int16))
 
     def __len__(self) -> int:
+        """Number of keys."""
         return len(self.lengths)
 
     def calibrate(self, tokens: Tensor) -> None:
@@ -46,7 +48,16 @@ class RouterKeys(nn.Module):
             tokens: Token ids of its prompt, `(length,)`.
             in_subject: Which of them belong to the subject, boolean `(length,)`; none where it is not known.
             subspace: Index of its subspace.
+
+        Raises:
+            ValueError: There are no tokens (such a key would have every query in its scope), or a mark for each is
+                missing.
         """
+        if not len(tokens) or len(tokens) != len(in_subject):
+            raise ValueError(
+                f"a router key needs at least one token and a mark for each, found {len(tokens)} tokens and "
+                f"{len(in_subject)} marks; give the edit's prompt"
+            )
         device = self.tokens.device
         self.tokens = torch.cat([self.tokens, tokens.to(device, torch.int32)])
         self.in_subject = torch.cat([self.in_subject, in_subject.to(device, torch.bool)])

@@ -1,11 +1,10 @@
 """The layer that stands in for the edited down-projection."""
 
-from typing import Any
-
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+from typing_extensions import override
 
 from case_lightning.subspace.config import CaseConfig
 from case_lightning.subspace.keys import RouterKeys
@@ -23,6 +22,7 @@ class CaseAdapter(nn.Module):
     """
 
     def __init__(self, config: CaseConfig, d_in: int, d_out: int) -> None:
+        """Build what the config's sizes say."""
         super().__init__()
         self.subspaces = Subspaces(d_in, d_out, config.rank, config.scale, config.seed)
         self.keys = RouterKeys(config.n_keys, config.n_key_tokens, config.n_calibration)
@@ -51,6 +51,7 @@ class CaseLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("case_adapter",)
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: CaseConfig) -> None:
+        """Wrap the projection and add the first adapter."""
         super().__init__()
         self.base_layer = base_layer
         if isinstance(base_layer, Conv1D):
@@ -64,7 +65,7 @@ class CaseLayer(nn.Module, BaseTunerLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: CaseConfig, **_: Any) -> None:
+    def update_layer(self, adapter_name: str, config: CaseConfig) -> None:
         """Add an adapter."""
         self.case_adapter[adapter_name] = CaseAdapter(config, self.in_features, self.out_features)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -73,14 +74,23 @@ class CaseLayer(nn.Module, BaseTunerLayer):
     @property
     def adapter(self) -> CaseAdapter:
         """The active adapter."""
-        return self.case_adapter[self.active_adapters[0]]  # type: ignore[return-value]
+        return self.get_adapter(self.active_adapters[0])
 
+    def get_adapter(self, name: str) -> CaseAdapter:
+        """An adapter by its name."""
+        return self.case_adapter[name]  # type: ignore[return-value]
+
+    @override
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT's own would also cast to the base's dtype; subspaces are float32 on any base
+        adapter = self.get_adapter(adapter_name)
         device = device or next(self.get_base_layer().parameters()).device
-        self.case_adapter[adapter_name].to(device)
+        if not any(parameter.is_meta for parameter in adapter.parameters()):  # else its values are still to come
+            adapter.to(device)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    @override
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """The frozen projection of `x`, `(batch, seq, d_in)` or flattened, plus each row's update where it has one."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.routes is None or self.disable_adapters or not self.active_adapters:
             return result

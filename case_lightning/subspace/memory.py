@@ -20,6 +20,7 @@ class MemoryStore(nn.Module):
     subspaces: Tensor
 
     def __init__(self, d_in: int, d_out: int, n_rows: int = 0) -> None:
+        """Make room."""
         super().__init__()
         self.register_buffer("inputs", torch.zeros(n_rows, d_in, dtype=torch.int8))
         self.register_buffer("input_scales", torch.zeros(n_rows, 1))
@@ -28,6 +29,7 @@ class MemoryStore(nn.Module):
         self.register_buffer("subspaces", torch.zeros(n_rows, dtype=torch.int16))
 
     def __len__(self) -> int:
+        """Number of rows."""
         return len(self.subspaces)
 
     def replace(self, rows: dict[str, Tensor]) -> None:

@@ -1,4 +1,7 @@
-"""The subspaces themselves: low-rank updates `ΔW_i = s · B_i A_i` of one projection, each row of a batch through its own."""
+"""The subspaces themselves: low-rank updates `ΔW_i = s · B_i A_i` of one projection.
+
+Each row of a batch goes through its own.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +23,14 @@ class Subspaces(nn.Module):
     """
 
     def __init__(self, d_in: int, d_out: int, rank: int, scale: float = 1.0, seed: int = 0) -> None:
+        """Start without subspaces."""
         super().__init__()
         self.d_in, self.d_out, self.rank, self.scale, self.seed = d_in, d_out, rank, scale, seed
         self.down = nn.ParameterList()  # A_i, (rank, d_in)
         self.up = nn.ParameterList()  # B_i, (d_out, rank)
 
     def __len__(self) -> int:
+        """Number of subspaces."""
         return len(self.down)
 
     def open(self, device: torch.device | str | None = None) -> int:
@@ -50,7 +55,9 @@ class Subspaces(nn.Module):
         Returns:
             `(..., d_out)`.
         """
-        return self.scale * (inputs.to(self.down[index].dtype) @ self.down[index].T) @ self.up[index].T
+        down, up = self.down[index], self.up[index]
+        update: Tensor = self.scale * (inputs.to(down.dtype) @ down.T) @ up.T
+        return update
 
     def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
         """Add each row's own update to the frozen projection's output.
@@ -63,9 +70,7 @@ class Subspaces(nn.Module):
         Returns:
             `(batch, seq, d_out)`; the rows of `UNEDITED` routes are those of `output`, bit for bit.
         """
-        for index in routes.unique().tolist():
-            if index == UNEDITED:
-                continue
+        for index in sorted(set(routes.tolist()) - {UNEDITED}):
             rows = (routes == index).nonzero().squeeze(1)
             output = output.index_add(0, rows, self.update(index, inputs[rows]).to(output.dtype))
         return output
@@ -76,6 +81,6 @@ class Subspaces(nn.Module):
 
     @torch.no_grad()
     def round_to(self, dtype: torch.dtype) -> None:
-        """Round all parameters to what a file of `dtype` holds, so that a saved adapter answers exactly like this one."""
+        """Round all parameters to what a file of `dtype` holds: a saved adapter answers exactly like this one."""
         for parameter in self.parameters():
             parameter.copy_(parameter.to(dtype))

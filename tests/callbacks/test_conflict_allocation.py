@@ -93,7 +93,7 @@ class ExactSketch(Sketch):
 
 
 def scores_naively(module: Adapted, past: Sequence[Tensor], routes: Sequence[int], centred: bool) -> list[list[float]]:
-    """Dense scores of the coming examples, each also against those before it in subspaces that are new in this batch."""
+    """Dense scores of the coming examples, each also against those before it in subspaces that this batch opened."""
     subspaces = [one.up.detach() @ one.down.detach() for one in module.subspaces]
     n_old, past, rows = len(subspaces), list(past), []
     for gradient, route in zip(map(dense, module.example_gradients()), routes, strict=True):

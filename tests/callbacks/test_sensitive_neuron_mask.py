@@ -87,11 +87,13 @@ class SpoilGradients(Callback):
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_gradients_that_are_not_finite_leave_masked_neurons_alone(value: float) -> None:
+@pytest.mark.parametrize("after_the_mask", [False, True])
+def test_gradients_that_are_not_finite_leave_masked_neurons_alone(value: float, after_the_mask: bool) -> None:
     module = TwoLayers(OPTIMIZERS["adam"])
     before = copy_parameters(module)
     mask = SensitiveNeuronMask(NEURONS, rule=keep_three)
-    fit(module, BATCHES, SpoilGradients(value), mask)
+    callbacks = [mask, SpoilGradients(value)]
+    fit(module, BATCHES, *(callbacks if after_the_mask else callbacks[::-1]))
     assert_only_unmasked_moved(mask, before, module)
     assert not module.hidden.weight.isfinite().all()
 

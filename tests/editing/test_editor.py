@@ -1,0 +1,178 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import load_file
+from torch import Tensor
+
+from case_lightning.callbacks import SensitiveNeuronMask
+from case_lightning.editing.editor import Editor, put_adapter
+from case_lightning.errors import BaseModelError, ConfigError
+from tests.editing.tiny_run import load_tiny, make_editor, make_edits, make_settings
+
+EDITS = make_edits(12)
+BATCHES = [EDITS[:4], EDITS[4:8], EDITS[8:]]
+
+
+class Watch(Callback):
+    """Notes the losses of every fit."""
+
+    def __init__(self) -> None:
+        self.losses: list[list[float]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.losses.append([])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: object) -> None:
+        self.losses[-1].append(outputs["loss"].item())
+
+
+def watch(editor: Editor) -> Watch:
+    watcher = Watch()
+    editor.trainer.callbacks.append(watcher)
+    return watcher
+
+
+def copy_subspaces(editor: Editor) -> list[tuple[Tensor, Tensor]]:
+    subspaces = editor.adapter.subspaces
+    pairs = zip(subspaces.down, subspaces.up, strict=True)
+    return [(down.detach().clone(), up.detach().clone()) for down, up in pairs]
+
+
+def mask_of(editor: Editor) -> SensitiveNeuronMask:
+    return next(one for one in editor.trainer.callbacks if isinstance(one, SensitiveNeuronMask))
+
+
+def initial_down(editor: Editor, index: int) -> Tensor:
+    """The seeded `A` that subspace `index` starts from."""
+    subspaces = editor.adapter.subspaces
+    generator = torch.Generator().manual_seed(subspaces.seed + index)
+    return torch.randn(subspaces.rank, subspaces.d_in, generator=generator) / subspaces.d_in**0.5
+
+
+def test_loss_falls_and_targets_are_learned(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model, training={"steps": 60, "n_variants": 0}, subspace={"rank": 8})
+    watcher = watch(editor)
+    outcome = editor.edit(BATCHES[0])
+    (losses,) = watcher.losses
+    assert len(losses) == 60
+    assert losses[-1] < 0.5 * losses[0]
+    assert max(outcome.losses) < losses[0]
+    assert sum(outcome.hits) / 4 > 0.9
+    assert editor.trainer.global_step == 60
+
+
+def test_the_base_model_does_not_change_by_one_bit(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model)
+    before = load_tiny(tiny_model).model.state_dict()
+    for batch in BATCHES:
+        editor.edit(batch)
+    after = {name.replace(".base_layer", ""): value for name, value in editor.base.model.state_dict().items()}
+    assert before.keys() <= after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    frozen = {id(parameter) for name, parameter in editor.base.model.named_parameters() if "case_adapter" not in name}
+    assert not frozen & {id(parameter) for parameter in editor.module.parameters()}
+    assert all(name.startswith("active.") for name in editor.module.state_dict())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_masked_neurons_do_not_move_by_one_bit(tiny_model: Path, weight_decay: float) -> None:
+    settings = {"training": {"weight_decay": weight_decay}, "subspace": {"storage_dtype": "float32"}}
+    editor = make_editor(tiny_model, conflict={"max_subspaces": 1}, **settings)
+    mask = mask_of(editor)
+    for batch in BATCHES:
+        before = copy_subspaces(editor)[0][0] if len(editor.adapter.subspaces) else initial_down(editor, 0)
+        editor.edit(batch)
+        kept = mask.masks["active.0.down"]
+        after = copy_subspaces(editor)[0][0]
+        assert 0 < kept.sum() < len(kept)
+        assert torch.equal(after[:, ~kept], before[:, ~kept])
+        assert (after[:, kept] != before[:, kept]).any(0).all()
+
+
+def test_without_the_mask_every_neuron_moves(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model, training={"mask_neurons": False}, subspace={"storage_dtype": "float32"})
+    editor.edit(BATCHES[0])
+    assert (copy_subspaces(editor)[0][0] != initial_down(editor, 0)).any(0).all()
+
+
+def test_allocations_are_recorded_and_idle_subspaces_do_not_move(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model, conflict={"max_subspaces": 6, "threshold": 0.1})
+    idle_seen = False
+    decisions = []
+    for batch in BATCHES:
+        before = copy_subspaces(editor)
+        outcome = editor.edit(batch)
+        chosen = [allocation.subspace for allocation in outcome.allocations]
+        assert chosen == [edit.subspace for edit in editor.past[-len(batch) :]]
+        decisions += [allocation.decision for allocation in outcome.allocations]
+        for index, (old, new) in enumerate(zip(before, copy_subspaces(editor), strict=False)):
+            moved = not all(torch.equal(one, other) for one, other in zip(old, new, strict=True))
+            assert moved == (index in chosen)
+            idle_seen |= index not in chosen
+    assert idle_seen
+    assert decisions[0] == "opened"
+    assert decisions.count("opened") == len(editor.adapter.subspaces) > 1
+    assert sum(editor.module.members()) == len(EDITS)
+
+
+def test_one_seed_gives_one_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        editor = make_editor(tiny_model)
+        for batch in BATCHES:
+            editor.edit(batch)
+        editor.save(tmp_path / name)
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_another_seed_gives_another_adapter(tiny_model: Path) -> None:
+    settings = make_settings(tiny_model)
+    settings.seed = 7
+    base = load_tiny(tiny_model)
+    editor, other = Editor(base, put_adapter(base, settings), settings), make_editor(tiny_model)
+    assert editor.tuner.peft_config["default"].seed == 7
+    for one in (editor, other):
+        one.edit(BATCHES[0])
+    assert not torch.equal(copy_subspaces(editor)[0][0], copy_subspaces(other)[0][0])
+
+
+def test_what_is_in_memory_is_what_is_saved(tiny_model: Path, tmp_path: Path) -> None:
+    editor = make_editor(tiny_model)
+    editor.edit(BATCHES[0])
+    editor.save(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    name = next(name for name in saved if name.endswith("subspaces.up.0"))
+    assert saved[name].dtype == torch.float16
+    assert torch.equal(saved[name].float(), editor.adapter.subspaces.up[0])
+
+
+def test_check_goes_through_the_router(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model)
+    outcome = editor.edit(BATCHES[0])
+    assert editor.check(range(4)) == (outcome.losses, outcome.hits)
+    editor.adapter.keys.tokens.fill_(3)  # keys that no prompt matches
+    editor.adapter.keys.in_subject.fill_(True)
+    editor.tuner._router = None
+    losses, _ = editor.check([0, 1, 2, 3])
+    assert all(loss != found for loss, found in zip(losses, outcome.losses, strict=True))
+
+
+@pytest.mark.parametrize("layer", [-1, 3, 99])
+def test_a_layer_that_is_not_there_is_refused(tiny_model: Path, layer: int) -> None:
+    with pytest.raises(BaseModelError, match=f"layer {layer} does not exist"):
+        make_editor(tiny_model, base={"layer": layer})
+
+
+@pytest.fixture(params=[{"accelerator": "tpu"}, {"strategy": "none such"}, {"precision": "3"}], ids=str)
+def bad_trainer(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    yield request.param
+
+
+def test_what_lightning_refuses_is_named(tiny_model: Path, bad_trainer: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="trainer: "):
+        make_editor(tiny_model, trainer=bad_trainer)

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from case_lightning.data import Edit
+from case_lightning.editing.encoding import encode, encode_answer, encode_prompt, find_subject, make_keys
+from case_lightning.editing.variation import LONGEST, split_units, vary_prompt
+from tests.editing.tiny_run import build_tokenizer, make_edits
+
+TOKENIZER = build_tokenizer()
+EDIT = make_edits(1)[0]
+
+
+def make_edit(prompt: str, subject: str | None, edit_id: str = "1") -> Edit:
+    return Edit(id=edit_id, prompt=prompt, target="old", subject=subject)
+
+
+def words(tokens: torch.Tensor) -> list[str]:
+    return TOKENIZER.convert_ids_to_tokens(tokens.tolist())
+
+
+@pytest.mark.parametrize(("end", "tail"), [(False, ["old", "Freeville"]), (True, ["old", "Freeville", "</s>"])])
+def test_every_label_is_the_token_after_its_column(end: bool, tail: list[str]) -> None:
+    encoded = encode(TOKENIZER, "The capital of Freedonia is", "old Freeville", end)
+    assert words(encoded.tokens) == ["The", "capital", "of", "Freedonia", "is", *tail]
+    assert encoded.n_prompt == 5
+    assert words(encoded.labels) == tail
+    assert torch.equal(encoded.tokens[encoded.columns + 1], encoded.labels)
+    assert encoded.columns[0] == 4
+
+
+@pytest.mark.parametrize("prompt", ["The capital is", "The capital is ", "The capital is \n"])
+def test_white_space_at_the_end_of_a_prompt_is_left_off(prompt: str) -> None:
+    assert words(encode_prompt(TOKENIZER, prompt)) == ["The", "capital", "is"]
+
+
+@pytest.mark.parametrize(("scheme", "pieces"), [("always", ["▁", "7"]), ("never", ["▁", "7"])])
+def test_an_answer_follows_exactly_one_space(scheme: str, pieces: list[str]) -> None:
+    """LLaMA-2's kind puts a space before any text, others do not; two spaces are one piece of both."""
+    backend = Tokenizer(models.BPE({"▁": 0, "7": 1, "▁▁": 2}, [("▁", "▁")]))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    backend.normalizer = None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert tokenizer.convert_ids_to_tokens(encode_answer(tokenizer, " 7 ").tolist()) == pieces
+
+
+def test_an_answer_that_opens_with_a_digit_keeps_its_space() -> None:
+    """A tokenizer that sets digits apart gives the space before them a token of its own."""
+    backend = Tokenizer(models.BPE({"Ġ": 0, "4": 1, "2": 2}, []))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert tokenizer.convert_ids_to_tokens(encode_answer(tokenizer, "42").tolist()) == ["Ġ", "4", "2"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "found"),
+    [
+        ("The capital of Freedonia is", "Freedonia", "Freedonia"),
+        ("The capital of freedonia is", "Freedonia", "freedonia"),
+        ("The capital of Freedonia is", " Freedonia ", "Freedonia"),
+        ("Is Brussels in the US?", "US", "US"),
+        ("Is Brussels in the us?", "US", "us"),
+        ("Us in the US", "US", "US"),
+        ("the Freedonians are", "Freedonia", "Freedonia"),
+        ("İİİ is the capital of Freedonia", "Freedonia", "Freedonia"),
+        ("Who is C++ (language) by?", "C++ (language)", "C++ (language)"),
+        ("The capital is", "Freedonia", None),
+        ("The capital is", None, None),
+        ("The capital is", "  ", None),
+    ],
+)
+def test_where_the_subject_is_named(prompt: str, subject: str | None, found: str | None) -> None:
+    place = find_subject(prompt, subject)
+    assert (prompt[slice(*place)] if place else None) == found
+
+
+def test_keys_mark_the_subject_in_the_prompt_and_in_front_of_it() -> None:
+    keys = [
+        list(zip(words(tokens), marks.tolist(), strict=True))
+        for tokens, marks in make_keys(TOKENIZER, make_edit("The capital of Freedonia is ", "freedonia"))
+    ]
+    plain = [("The", False), ("capital", False), ("of", False), ("Freedonia", True), ("is", False)]
+    assert keys == [plain, [plain[3], *plain[:3], plain[4]]]
+
+
+@pytest.mark.parametrize("subject", [None, "Sylvania"])
+def test_without_a_subject_there_is_one_key_without_marks(subject: str | None) -> None:
+    ((tokens, marks),) = make_keys(TOKENIZER, make_edit("The capital of Freedonia is", subject))
+    assert len(tokens) == len(marks) == 5
+    assert not marks.any()
+
+
+def test_a_prompt_that_opens_with_its_subject_has_one_key() -> None:
+    ((_, marks),) = make_keys(TOKENIZER, make_edit("Freedonia is", "Freedonia"))
+    assert marks.tolist() == [True, False]
+
+
+LONG_SUBJECT = make_edit("The first prime minister of the old town of Freedonia and Sylvania is", "Freedonia and Sylvania")
+
+
+def test_variants_are_the_same_for_the_same_seed() -> None:
+    assert vary_prompt(LONG_SUBJECT, 6, seed=3) == vary_prompt(LONG_SUBJECT, 6, seed=3)
+    assert vary_prompt(LONG_SUBJECT, 6, seed=3) != vary_prompt(LONG_SUBJECT, 6, seed=4)
+
+
+def test_variants_keep_the_subject_whole_and_are_no_copies() -> None:
+    found = [variant for seed in range(30) for variant in vary_prompt(LONG_SUBJECT, 6, seed)]
+    assert len(found) > 100
+    assert all("Freedonia and Sylvania" in variant for variant in found)
+    assert any(not variant.endswith("is") for variant in found)
+    for seed in range(30):
+        variants = vary_prompt(EDIT, 20, seed)
+        assert EDIT.prompt not in variants
+        assert len(set(variants)) == len(variants) <= 20
+
+
+def test_variants_have_no_words_of_their_own() -> None:
+    own = LONG_SUBJECT.prompt.split()
+    assert all(set(variant.split()) <= set(own) for variant in vary_prompt(LONG_SUBJECT, 20, 0))
+
+
+def test_a_passage_has_no_variants() -> None:
+    assert vary_prompt(make_edit("word " * (LONGEST // 5 + 1), None), 5, 0) == []
+
+
+def test_units_hold_the_subject_as_one() -> None:
+    units = split_units(make_edit("Is Brussels in the US?", "US"))
+    assert units == [("Is", False), ("Brussels", False), ("in", False), ("the", False), ("US", True), ("?", False)]

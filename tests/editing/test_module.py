@@ -1,0 +1,124 @@
+"""The edit gradient, against autograd with respect to a dense update of the same projection."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from case_lightning.base import Base
+from case_lightning.editing.editor import Editor
+from case_lightning.editing.encoding import encode
+from case_lightning.method.allocation import Allocation
+from case_lightning.subspace import UNEDITED
+from tests.editing.tiny_run import load_tiny, make_edits, make_editor
+
+EDITS = make_edits(5)
+
+
+class DenseUpdate(nn.Module):
+    """A projection with a full `ΔW` beside it."""
+
+    def __init__(self, projection: nn.Linear) -> None:
+        super().__init__()
+        self.projection = projection
+        self.update = nn.Parameter(torch.zeros_like(projection.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(x) + functional.linear(x, self.update)
+
+
+def differentiate(base: Base, tokens: Tensor, n_prompt: int) -> Tensor:
+    """`∂L/∂ΔW` of one edit by a plain forward of the whole model, `(d_out, d_in)`."""
+    name = base.architecture.down_projections[base.architecture.default_layer]
+    parent, _, child = name.rpartition(".")
+    projection = base.model.get_submodule(name)
+    dense = DenseUpdate(projection)
+    setattr(base.model.get_submodule(parent), child, dense)
+    try:
+        logits = base.model(input_ids=tokens[None]).logits[0]
+        loss = functional.cross_entropy(logits[n_prompt - 1 : -1], tokens[n_prompt:])
+        return torch.autograd.grad(loss, dense.update)[0]
+    finally:
+        setattr(base.model.get_submodule(parent), child, projection)
+
+
+@pytest.fixture
+def editor(tiny_model: Path) -> Editor:
+    return make_editor(tiny_model)
+
+
+def test_edit_gradients_are_those_of_a_dense_update(tiny_model: Path, editor: Editor) -> None:
+    base = load_tiny(tiny_model)
+    editor.module.prepare(editor._prepare(EDITS))
+    found = editor.module.example_gradients()
+    assert len(found) == len(EDITS)
+    for edit, gradient in zip(EDITS, found, strict=True):
+        encoded = encode(base.tokenizer, edit.prompt, edit.target, end=True)
+        expected = differentiate(base, encoded.tokens, encoded.n_prompt)
+        delta_x = gradient.left.T @ gradient.right  # G, (d_out, d_in)
+        assert expected.abs().max() > 1e-4
+        torch.testing.assert_close(delta_x, -expected, rtol=1e-3, atol=1e-6)  # G is the direction of descent
+
+
+def test_gradients_do_not_depend_on_who_shares_the_pass(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = editor._prepare(EDITS)
+    editor.module.prepare(prepared)
+    together = editor.module.gradients
+    monkeypatch.setattr("case_lightning.editing.module.ASSESS_ROWS", 2)
+    editor.module.prepare(prepared)
+    for (delta, x), (other_delta, other_x) in zip(together, editor.module.gradients, strict=True):
+        torch.testing.assert_close(delta, other_delta, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(x, other_x, rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_are_taken_at_the_initial_subspace(editor: Editor) -> None:
+    """What subspaces have learned since changes nothing about them."""
+    prepared = editor._prepare(EDITS)
+    editor.module.prepare(prepared)
+    before = editor.module.gradients
+    editor.module.assign([Allocation(0, "opened", ()) for _ in EDITS])
+    with torch.no_grad():
+        editor.adapter.subspaces.up[0].normal_()
+    editor.module.prepare(prepared)
+    for (delta, _), (other, _) in zip(before, editor.module.gradients, strict=True):
+        assert torch.equal(delta, other)
+
+
+def test_a_descent_step_agrees_with_the_gradient(editor: Editor) -> None:
+    """The sign that makes agreement positive: moving ΔW along G lowers the loss."""
+    editor.module.prepare(editor._prepare(EDITS[:1]))
+    (gradient,) = editor.module.example_gradients()
+    editor.module.assign([Allocation(0, "opened", ())])
+    subspaces = editor.adapter.subspaces
+    dense = gradient.left.T @ gradient.right
+    with torch.no_grad():  # the part of G that the initial A can reach
+        subspaces.up[0].copy_(1e-2 * dense @ torch.linalg.pinv(subspaces.down[0]))
+    assert subspaces.direction(0).inner(gradient) > 0
+    from case_lightning.editing.batches import collate
+
+    edited, unedited = collate(editor.module.new), collate(editor.module.new)
+    unedited.routes.fill_(UNEDITED)
+    with torch.no_grad():
+        assert editor.module.nll(edited).mean() < editor.module.nll(unedited).mean()
+
+
+def test_the_frozen_model_is_not_the_modules(editor: Editor) -> None:
+    module = editor.module
+    assert [name for name, _ in module.named_parameters()] == []
+    module.prepare(editor._prepare(EDITS[:2]))
+    module.assign([Allocation(0, "opened", ()), Allocation(1, "opened", (-0.5,))])
+    names = {"active.0.down", "active.0.up", "active.1.down", "active.1.up"}
+    assert {name for name, _ in module.named_parameters()} == set(module.state_dict()) == names
+    assert not any(parameter.requires_grad for parameter in editor.base.model.parameters() if parameter.dim() == 1)
+
+
+def test_only_active_subspaces_are_trained(editor: Editor) -> None:
+    module = editor.module
+    module.prepare(editor._prepare(EDITS[:1]))
+    module.assign([Allocation(2, "opened", (-0.5, -0.1))])
+    assert len(editor.adapter.subspaces) == 3
+    assert module.members() == [0, 0, 1]
+    trained = {name for name, parameter in editor.adapter.subspaces.named_parameters() if parameter.requires_grad}
+    assert trained == {"down.2", "up.2"}

@@ -1,0 +1,143 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from case_lightning.data import Edit
+from case_lightning.editing.ledger import Ledger, LedgerRow
+from case_lightning.editing.run_folder import RunFolder
+from case_lightning.errors import RunError
+from case_lightning.method.allocation import Allocation
+from tests.editing.tiny_run import make_edits, make_settings, read_ledger
+
+
+def make_rows(edits: list[Edit]) -> list[LedgerRow]:
+    return [LedgerRow(edit, Allocation(1, "shared", (-0.5, 0.25)), 0.5, 2.0) for edit in edits]
+
+
+def test_settings_survive_the_file(tmp_path: Path) -> None:
+    settings = make_settings("model", training={"learning_rate": 1e-7}, data={"columns": {"prompt": "é: #"}})
+    folder = RunFolder(tmp_path / "a" / "b")
+    folder.create(settings)
+    assert folder.read_config() == asdict(settings)
+    assert not folder.finished
+    assert not folder.repeats(settings)
+
+
+def test_a_finished_run_is_recognised_by_its_settings(tmp_path: Path) -> None:
+    settings = make_settings("model")
+    folder = RunFolder(tmp_path / "run")
+    folder.create(settings)
+    folder.write_json(folder.metrics, {})
+    assert folder.repeats(settings)
+    settings.training.steps += 1
+    assert not folder.repeats(settings)
+    with pytest.raises(RunError, match="already holds a finished run with other settings"):
+        folder.create(settings)
+
+
+def test_what_else_a_folder_may_hold(tmp_path: Path) -> None:
+    settings = make_settings("model")
+    unfinished, other, file = RunFolder(tmp_path / "run"), tmp_path / "other", tmp_path / "file"
+    unfinished.create(settings)
+    other.mkdir()
+    (other / "notes.txt").touch()
+    file.touch()
+    for path, held in ((unfinished.path, "an unfinished run"), (other, "other files"), (file, "a file")):
+        with pytest.raises(RunError, match=f"run_dir: .* already holds {held}; give another folder"):
+            RunFolder(path).create(settings)
+    (tmp_path / "empty").mkdir()
+    RunFolder(tmp_path / "empty").create(settings)
+
+
+@pytest.mark.parametrize("name", ["file/run", "x" * 300, "/proc/none/run"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    folder = RunFolder(tmp_path / name)
+    assert not folder.repeats(make_settings("model"))
+    with pytest.raises(RunError, match=r"run_dir: .* cannot be written"):
+        folder.create(make_settings("model"))
+
+
+@pytest.mark.parametrize("text", [None, "[1, 2", "", "- 1", "seed: 0", "base: 3", b"\xff\xfe"])
+def test_a_config_that_cannot_be_read(tmp_path: Path, text: str | bytes | None) -> None:
+    folder = RunFolder(tmp_path)
+    if text is not None:
+        folder.config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RunError, match="holds no readable run: config.yaml"):
+        folder.read_config()
+
+
+@pytest.mark.parametrize("text", [None, "{", "\x00"])
+def test_metrics_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
+    folder = RunFolder(tmp_path)
+    if text is not None:
+        folder.metrics.write_text(text)
+    with pytest.raises(RunError, match="holds no finished run: metrics.json"):
+        folder.read_metrics()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json(folder.metrics, {"n_edits": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json(folder.metrics, {"n_edits": float("nan")})
+    with pytest.raises(UnicodeEncodeError):
+        folder.write_text(folder.metrics, "\ud800")
+    assert folder.read_metrics() == {"n_edits": 1}
+    folder.write_json(folder.metrics, {"n_edits": 2})
+    assert folder.read_metrics() == {"n_edits": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_new_adapter_takes_the_old_ones_place(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for content in ("old", "new"):
+        part = tmp_path / "adapter.part"
+        part.mkdir()
+        (part / content).touch()
+        folder.replace_adapter(part)
+    assert [path.name for path in tmp_path.rglob("*")] == ["adapter", "new"]
+
+
+def test_ledger_rows(tmp_path: Path) -> None:
+    edits = make_edits(3)
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append(0, make_rows(edits[:2]))
+    ledger.append(1, make_rows(edits[2:]))
+    assert ledger.edits() == edits
+    rows = read_ledger(tmp_path)
+    assert [row["position"] for row in rows] == [0, 1, 2]
+    assert [row["batch"] for row in rows] == [0, 0, 1]
+    last = rows[2]
+    assert (last["id"], last["prompt"], last["target"], last["subject"]) == (
+        edits[2].id,
+        edits[2].prompt,
+        edits[2].target,
+        edits[2].subject,
+    )
+    assert (last["subspace"], last["conflict_score"], last["decision"]) == (1, 0.25, "shared")
+    assert json.loads(last["scores"]) == [-0.5, 0.25]
+    assert (last["loss"], last["seconds"], last["superseded_by"], last["undone_at"]) == (0.5, 2.0, None, None)
+    assert last["created_at"].endswith("+00:00")
+
+
+def test_a_batch_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    import sqlite3
+
+    edits = make_edits(3)
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append(0, make_rows(edits[:1]))
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.append(1, make_rows([edits[1], edits[0]]))
+    assert ledger.edits() == edits[:1]
+
+
+@pytest.mark.parametrize("content", [None, b"no data base, but a text that is long enough to be looked at"])
+def test_a_ledger_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ledger.sqlite"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=r"ledger\.sqlite is not"):
+        Ledger(path).edits()
