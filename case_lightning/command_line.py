@@ -1,22 +1,22 @@
 """What the verbs share: reading settings with clear errors, and ending with one line instead of a traceback."""
 
 import difflib
-import os
 import re
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, Namespace
 from typing_extensions import override
 
 from case_lightning.config import RunSettings
 from case_lightning.errors import CaseError, ConfigError
 
-# OpenMP reads this when torch is imported: threads that spin while they wait slow a busy machine down many times over
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
 class SettingsParser(ArgumentParser):
@@ -24,18 +24,26 @@ class SettingsParser(ArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(_shorten(message, list_keys(RunSettings))) from ex
+        raise ConfigError(_reword(message)) from ex
 
+    def read(self, arguments: list[str] | None = None) -> Namespace:
+        """Parse a command line; keys are checked first, for the error to name the nearest one there is.
 
-def list_keys(settings: type, prefix: str = "") -> list[str]:
-    """All dotted keys of a dataclass of settings."""
-    keys = []
-    for one in fields(settings):
-        if isinstance(one.type, type) and is_dataclass(one.type):
-            keys += list_keys(one.type, f"{prefix}{one.name}.")
-        else:
-            keys.append(prefix + one.name)
-    return keys
+        Args:
+            arguments: The command line; by default the process's own.
+
+        Raises:
+            ConfigError: A key is unknown, a value has the wrong type, or a configuration file cannot be used.
+        """
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        known = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
+        for place, word in enumerate(words):
+            key, _, value = word[2:].partition("=")
+            if word.startswith("--") and key:
+                _check_key(key, known)
+            if key == "config" and (path := value or next(iter(words[place + 1 :]), "")):
+                _check_file(path, known)
+        return self.parse_args(words)
 
 
 def read_settings(arguments: list[str] | None, description: str) -> RunSettings:
@@ -46,12 +54,12 @@ def read_settings(arguments: list[str] | None, description: str) -> RunSettings:
         description: What `--help` says first.
 
     Raises:
-        ConfigError: A key is unknown or a value has the wrong type.
+        ConfigError: A key is unknown, a value has the wrong type, or a configuration file cannot be used.
     """
     parser = SettingsParser(description=description, exit_on_error=True)
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(RunSettings)
-    built = parser.instantiate_classes(parser.parse_args(arguments))
+    built = parser.instantiate_classes(parser.read(arguments))
     return RunSettings(**{one.name: built[one.name] for one in fields(RunSettings)})
 
 
@@ -69,13 +77,48 @@ def run_verb(verb: Callable[[], Any]) -> int:
     return 0
 
 
-def _shorten(message: str, keys: list[str]) -> str:
+def _check_key(key: str, known: list[str]) -> None:
+    """Refuse a key that is neither known nor an item of a known one."""
+    if key in known or any(key.startswith(one + ".") for one in known if not _is_section(one, known)):
+        return
+    names = {one.rsplit(".", 1)[-1]: one for one in reversed(known)}
+    near = difflib.get_close_matches(key, [*known, *names], n=1, cutoff=0.4)
+    near = near or difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1, cutoff=0.4)
+    hint = f"did you mean {names.get(near[0], near[0])}?" if near else "see --help for those there are"
+    raise ConfigError(f"unknown setting {key!r}; {hint}")
+
+
+def _check_file(path: str, known: list[str]) -> None:
+    """Refuse a configuration file that cannot be read, is no mapping, or has an unknown key."""
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: expected a YAML file of settings; it cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--config {path}: expected settings as `key: value`, found {found!r}")
+    for key, value in found.items():
+        _check_key(str(key), known)
+        if not _is_section(key, known):
+            continue
+        if not isinstance(value, dict):
+            raise ConfigError(f"--config {path}: {key}: expected settings as `key: value`, found {value!r}")
+        for name in value:
+            _check_key(f"{key}.{name}", known)
+
+
+def _is_section(key: str, known: list[str]) -> bool:
+    return any(one.startswith(f"{key}.") for one in known)
+
+
+def _reword(message: str) -> str:
+    """The parser's message in one plain line: key, what was expected, what was found."""
     line = " ".join(message.split())
-    found = re.search(r"(?:Unrecognized arguments: --|[Kk]ey[\"' ]+|option[\"' ]+)([\w.]+)", line)
-    unknown = found.group(1) if found and found.group(1) not in keys else None
-    if unknown is None:
-        return line
-    near = difflib.get_close_matches(unknown, keys + [key.rsplit(".", 1)[-1] for key in keys], n=1, cutoff=0.4)
-    full = next((key for key in keys if near and (key == near[0] or key.endswith("." + near[0]))), None)
-    hint = f"did you mean {full}?" if full else f"see --help for the {len(keys)} there are"
-    return f"unknown setting {unknown!r}; {hint}"
+    union = re.search(r'key "([\w.]+)": Does not validate .*Subtypes: \[(.*)\] Errors.*Given value: (.*)', line)
+    found = union or re.search(r'key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', line)
+    if not found:
+        return re.sub(r'Parser key "([\w.]+)": ', r"\1: ", line)
+    key, expected, value = found.groups()
+    expected = expected.replace(", <class 'NoneType'>", " or nothing")
+    for name, words in KINDS.items():
+        expected = expected.replace(f"<class '{name}'>", words)
+    return f"{key}: expected {expected.replace('typing.', '')}, found {value}"

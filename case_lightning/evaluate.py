@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data.format", type=str, default="auto", help="their format")
     parser.add_argument("--data.limit", type=PositiveInt | None, default=None, help="how many of them")
     parser.add_argument("--data.offset", type=NonNegativeInt, default=0, help="how many to pass over first")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     from case_lightning.editing.run import evaluate_run  # torch is slow to import: --help need not wait
 
     metrics = evaluate_run(options.run, options.data.as_dict(), options.batch_size, options.generate)

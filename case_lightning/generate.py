@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", required=True, help="folder of a finished run")
     parser.add_argument("--prompt", type=str | None, default=None, help="what to ask")
     parser.add_argument("--max_new_tokens", type=PositiveInt, default=32, help="longest answer in tokens")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     if options.prompt is not None and not options.prompt.strip():
         raise ConfigError("--prompt: expected text that is not blank")
     from case_lightning.editing.run import open_scorer  # torch is slow to import: --help need not wait

@@ -98,15 +98,15 @@ ADAPTERS = {f"up.{index}": 0 for index in range(SUBSPACES)}
 METHODS: dict[str, Callable[[], tuple[TwoLayers, list[Callback]]]] = {
     "nothing": lambda: (TwoLayers(), []),
     "KNT": lambda: (TwoLayers(), [SensitiveNeuronMask(HIDDEN_LAYER)]),
-    "ActivationMemory, hidden layer": lambda: (TwoLayers(), [ActivationMemory("network.0", weight=10)]),
-    "ActivationMemory, whole network": lambda: (TwoLayers(), [ActivationMemory("network", weight=10)]),
-    "adapters, one subspace": lambda: (Adapted(), [ConflictAllocation(threshold=-1)]),
-    "adapters, a subspace a task": lambda: (Adapted(), [ConflictAllocation(threshold=2)]),
+    "ActivationMemory, hidden layer": lambda: (TwoLayers(), [ActivationMemory("network.0", weight=10_000)]),
+    "ActivationMemory, whole network": lambda: (TwoLayers(), [ActivationMemory("network", weight=100)]),
+    "adapters, one subspace": lambda: (Adapted(), [ConflictAllocation("centred", threshold=-1)]),
+    "adapters, a subspace a task": lambda: (Adapted(), [ConflictAllocation("centred", threshold=2)]),
     "CAA, published score": lambda: (Adapted(), [ConflictAllocation("raw")]),
-    "CAA": lambda: (Adapted(), [ConflictAllocation()]),
-    "CAA, threshold 0.2": lambda: (Adapted(), [ConflictAllocation(threshold=0.2)]),
-    "KNT + CAA": lambda: (Adapted(), [ConflictAllocation(), SensitiveNeuronMask(ADAPTERS)]),
-    "nearest mean image": lambda: (Adapted(asked=False), [ConflictAllocation()]),
+    "CAA": lambda: (Adapted(), [ConflictAllocation("centred")]),
+    "CAA, threshold 0.2": lambda: (Adapted(), [ConflictAllocation("centred", threshold=0.2)]),
+    "KNT + CAA": lambda: (Adapted(), [ConflictAllocation("centred"), SensitiveNeuronMask(ADAPTERS)]),
+    "nearest mean image": lambda: (Adapted(asked=False), [ConflictAllocation("centred")]),
     "joint training": lambda: (TwoLayers(), []),
 }
 

@@ -27,6 +27,7 @@ from case_lightning.editing.loading import load_run
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.errors import ConfigError
+from case_lightning.report import write_report
 
 N_EXAMPLES = 3
 EXAMPLE_TOKENS = 24
@@ -218,6 +219,7 @@ class Run:
         }
         self.folder.write_json(self.folder.examples, examples)
         self.folder.write_json(self.folder.metrics, metrics)
+        write_report([self.folder.path], self.folder.report)
         show_results(self.console, self.folder)
 
     def _sum_cost(self) -> dict[str, Any]:
@@ -299,7 +301,7 @@ def show_results(console: Console, folder: RunFolder) -> None:
     show_metrics(console, folder.read_metrics())
     show_examples(console, json.loads(folder.examples.read_text(encoding="utf-8"))[:N_EXAMPLES])
     console.print(f"ask it:     python -m case_lightning.generate --run {folder.path}")
-    console.print(f"report:     python -m case_lightning.report {folder.path}")
+    console.print(f"report:     {folder.report}")
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -15,10 +15,10 @@ With `x` the input and `δ = ∂L/∂(Wx)` the gradient at the output of the edi
 Both are sums of few outer products, so every inner product is taken on the factors and no `d_out × d_in` matrix is ever
 formed.
 
-Ours: two more scores. All edits share a large common part ("do not say what the base says"), which makes almost every raw
-cosine positive. `c = ⟨E, G − Ḡ⟩ / (‖E‖ ‖G − Ḡ‖)` with the running mean Ḡ of past edit gradients is centred, but a fitted E
-leans towards its members' share of Ḡ, which makes almost every such cosine negative. Centring both sides settles it: what
-a subspace holds is taken as the sum of its members' gradients,
+Ours: two more scores. All edits share a large common part ("do not say what the base says"), which makes almost every
+raw cosine positive. `c = ⟨E, G − Ḡ⟩ / (‖E‖ ‖G − Ḡ‖)` with the running mean Ḡ of past edit gradients is centred, but a
+fitted E leans towards its members' share of Ḡ, which makes almost every such cosine negative. Centring both sides
+settles it: what a subspace holds is taken as the sum of its members' gradients,
 
     c = cos( Σ_m (G_m − Ḡ), G − Ḡ ),
 

@@ -130,7 +130,7 @@ def test_scores_are_those_of_dense_matrices(score: str, monkeypatch: pytest.Monk
     assert allocation.count == len(past)
 
 
-@pytest.mark.parametrize(("score", "n_subspaces"), [("raw", 1), ("centred", 2)])
+@pytest.mark.parametrize(("score", "n_subspaces"), [("raw", 1), ("centred", 2), ("members", 2)])
 def test_a_common_part_hides_a_contradiction_from_the_raw_score_only(score: str, n_subspaces: int) -> None:
     """Every edit asks for output 2 as well; many such have been seen."""
     inputs, targets = examples(SAY_YES, SAY_NO)
@@ -138,7 +138,7 @@ def test_a_common_part_hides_a_contradiction_from_the_raw_score_only(score: str,
     module = Adapted((inputs, targets))
     allocation = ConflictAllocation(score=score)
     first, second = module.example_gradients()
-    allocation.mean, allocation.count = Sketch(D_OUT, D_IN)(first + second) / 2, 50
+    allocation.mean, allocation.count = Sketch(D_OUT, D_IN, conflict_allocation.SKETCH_SIZE)(first + second) / 2, 50
     fit(module, [module.coming], allocation)
     assert len(module.subspaces) == n_subspaces
 
@@ -167,8 +167,10 @@ def test_a_restart_goes_on_as_if_there_had_been_none() -> None:
     assert second.allocations == whole.allocations
     torch.testing.assert_close(second.mean, whole.mean)
     assert second.count == whole.count
-    forgetful = ConflictAllocation()
-    assert forgetful.assess(*modules[0].example_gradients()[:2]) != whole.assess(*modules[0].example_gradients()[:2])
+    pair = modules[0].example_gradients()[:2]
+    assert ConflictAllocation().assess(0, *pair) != whole.assess(0, *pair)
+    for kept, again in zip(whole.totals, second.totals, strict=True):
+        torch.testing.assert_close(kept, again)
 
 
 def test_state_of_a_fresh_one_loads() -> None:
@@ -210,7 +212,7 @@ def test_a_module_that_is_not_allocatable_is_refused(module: LightningModule) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"score": "cosine"}, "score: expected raw or centred, found 'cosine'"),
+        ({"score": "cosine"}, "score: expected raw, centred or members, found 'cosine'"),
         ({"capacity": 0}, "found 0 and 8"),
         ({"max_subspaces": 0}, "found 1000 and 0"),
     ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from case_lightning.method.conflict import OuterSum, Sketch, cosine, cosine_centred
+from case_lightning.method.conflict import OuterSum, Sketch, cosine, cosine_centred, cosine_members
 from tests.method.naive import dense, dense_cosine, draw, from_dense, random_sum
 
 SIZES = [(1, 1, 3, 5), (4, 2, 3, 5), (2, 9, 8, 6), (0, 3, 4, 4), (30, 30, 2, 2)]  # terms of a, of b, d_out, d_in
@@ -168,3 +168,24 @@ def test_scores_stay_within_one() -> None:
         assert (
             -1 <= cosine_centred(a, a, Sketch(5, 7, size=4)(random_sum(seed + 1, 3, 5, 7)), Sketch(5, 7, size=4)) <= 1
         )
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_members_score_is_that_of_the_centred_dense_matrices(count: int) -> None:
+    members = [random_sum(seed, 3, 6, 9) for seed in range(count)]
+    gradient, others = random_sum(50, 4, 6, 9), [random_sum(seed, 2, 6, 9) for seed in range(60, 65)]
+    sketch = exact_sketch(6, 9)
+    matrices = [one.left.T @ one.right for one in [*members, *others]]
+    mean, new = torch.stack(matrices).mean(0), gradient.left.T @ gradient.right
+    held = sum((one - mean for one in matrices[:count]), torch.zeros(6, 9))
+    naive = (held * (new - mean)).sum() / (held.norm() * (new - mean).norm())
+    total = torch.stack([sketch(one) for one in members]).sum(0)
+    torch.testing.assert_close(cosine_members(total, count, sketch(gradient), mean), naive)
+
+
+def test_members_score_separates_what_a_common_part_hides() -> None:
+    common, fact = torch.randn(6, 9, generator=torch.Generator().manual_seed(0)) * 3, torch.eye(6, 9)
+    member, agreeing, contradicting = common + fact, common + fact, common - fact
+    assert cosine_members(member, 1, agreeing, common) == pytest.approx(1)
+    assert cosine_members(member, 1, contradicting, common) == pytest.approx(-1)
+    assert cosine_members(common, 1, agreeing, common) == 0

@@ -248,5 +248,3 @@ def test_two_adapters_on_one_model() -> None:
     assert model.peft_config["second"].base_fingerprint == model.peft_config["default"].base_fingerprint
     model.set_adapter("default")
     assert torch.equal(get_logits(model), edited)
-
-

@@ -21,7 +21,7 @@ def build_base(family: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A tiny model with embeddings as large as its other weights, so that tokens matter."""
     model = build_model(copy.deepcopy(FAMILIES[family].config), seed)
     with torch.no_grad():
-        model.get_input_embeddings().weight.normal_()
+        model.get_input_embeddings().weight.normal_(std=0.1)
     return model
 
 

@@ -1,0 +1,96 @@
+"""Every configuration that the project carries can be read, and edits a layer that its base model has."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+
+from case_lightning.base import DEFAULT_MODEL, find_architecture
+from case_lightning.command_line import read_settings
+from case_lightning.editing.run import check_settings
+from case_lightning.subspace import CaseConfig, CaseLayer
+
+_ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((_ROOT / "configs").rglob("*.yaml"))
+LLAMA_2_7B = LlamaConfig(
+    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+)
+LLAMA_3_8B = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+QWEN_2_5_7B = Qwen2Config(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+)
+LARGE: dict[str, tuple[PreTrainedConfig, int, int]] = {  # base.model to its config, d_in, d_out
+    "meta-llama/Llama-2-7b-hf": (LLAMA_2_7B, 11008, 4096),
+    "meta-llama/Llama-2-7b-chat-hf": (LLAMA_2_7B, 11008, 4096),
+    "meta-llama/Meta-Llama-3-8B": (LLAMA_3_8B, 14336, 4096),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (LLAMA_3_8B, 14336, 4096),
+    "Qwen/Qwen2.5-7B": (QWEN_2_5_7B, 18944, 3584),
+    "Qwen/Qwen2.5-7B-Instruct": (QWEN_2_5_7B, 18944, 3584),
+}
+
+
+def name_config(path: Path) -> str:
+    return str(path.relative_to(_ROOT / "configs"))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a file holds settings of a run, rather than of something else such as LightningCLI."""
+    return "class_path" not in path.read_text(encoding="utf-8")
+
+
+RUNS = [path for path in CONFIGS if is_run(path)]
+
+
+def test_there_are_configurations() -> None:
+    assert "quickstart.yaml" in map(name_config, RUNS)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_config)
+def test_a_configuration_can_be_read(path: Path, tmp_path: Path) -> None:
+    settings = read_settings(["--config", str(path), "--run_dir", str(tmp_path)], "")
+    check_settings(settings)
+    assert settings.run_dir == str(tmp_path)
+    assert settings.base.model == DEFAULT_MODEL or settings.base.model in LARGE
+    assert settings.base.dtype in ("auto", "float32", "bfloat16", "float16")
+    if settings.base.model == DEFAULT_MODEL:
+        assert settings.base.layer is None or 0 <= settings.base.layer < 30
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_config)
+def test_a_configuration_opens_with_the_command_that_runs_it(path: Path) -> None:
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any("python -m" in line and name_config(path) in line for line in head)
+    assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_config)
+def test_the_configured_layer_exists(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large models are built without weights, on the meta device."""
+    settings = read_settings(["--config", str(path)], "")
+    if settings.base.model not in LARGE:
+        pytest.skip(f"{settings.base.model} is not among the large models")
+    config, d_in, d_out = LARGE[settings.base.model]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    architecture = find_architecture(model)
+    layer = architecture.check_layer(architecture.default_layer if settings.base.layer is None else settings.base.layer)
+    target = model.get_submodule(architecture.down_projections[layer])
+    with torch.device("meta"):
+        edited = CaseLayer(target, "default", CaseConfig(rank=settings.subspace.rank, base_fingerprint="0"))
+        edited.adapter.subspaces.up.append(torch.nn.Parameter(torch.zeros(edited.out_features, settings.subspace.rank)))
+    assert (edited.in_features, edited.out_features) == (d_in, d_out)
+    assert (architecture.d_in, architecture.d_out) == (d_in, d_out)
