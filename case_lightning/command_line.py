@@ -5,7 +5,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,8 +59,8 @@ def read_settings(arguments: list[str] | None, description: str) -> RunSettings:
     parser = SettingsParser(description=description, exit_on_error=True)
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(RunSettings)
-    built = parser.instantiate_classes(parser.read(arguments))
-    return RunSettings(**{one.name: built[one.name] for one in fields(RunSettings)})
+    found = parser.read(arguments).as_dict()
+    return RunSettings(**{one.name: _build(one.type, found[one.name]) for one in fields(RunSettings)})
 
 
 def run_verb(verb: Callable[[], Any]) -> int:
@@ -75,6 +75,10 @@ def run_verb(verb: Callable[[], Any]) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     return 0
+
+
+def _build(kind: object, value: Any) -> Any:  # noqa: ANN401  whatever a setting may be
+    return kind(**value) if isinstance(kind, type) and is_dataclass(kind) else value
 
 
 def _check_key(key: str, known: list[str]) -> None:

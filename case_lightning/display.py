@@ -102,7 +102,7 @@ def show_examples(console: Console, examples: list[dict[str, Any]], title: str =
     for name in ("prompt", "unedited", "edited"):
         table.add_column(name, overflow="fold", ratio=1)
     for example in examples:
-        table.add_row(*(Text(example[name]) for name in ("prompt", "unedited", "edited")))
+        table.add_row(*(Text(example[name] or "(nothing)") for name in ("prompt", "unedited", "edited")))
     console.print(table)
 
 

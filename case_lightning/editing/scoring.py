@@ -127,20 +127,22 @@ class Scorer:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             prompts = [questions[index].tokens[: questions[index].n_prompt] for index in chosen]
-            found = self._generate_batch(prompts, max(lengths[index] for index in chosen), edited)
+            found = self.generate_batch(prompts, max(lengths[index] for index in chosen), edited)
             for index, answer in zip(chosen, found, strict=True):
                 answers[index] = answer
         return answers
 
-    def _generate_batch(self, prompts: list[Tensor], max_new_tokens: int, edited: bool) -> Tensor:
+    @torch.no_grad()
+    def generate_batch(self, prompts: list[Tensor], max_new_tokens: int, edited: bool, least: int = 0) -> Tensor:
+        """Token ids of free greedy answers, `(prompts, answer)`, of at least `least` tokens each."""
         device = self.base.model.device
         pad = self.base.tokenizer.pad_token_id
         tokens = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left").to(device)
         mask = pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left").to(device)
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad}
+        lengths = {"max_new_tokens": max_new_tokens, "min_new_tokens": least}
         with self.tuner.forced_routes(torch.full((len(prompts),), UNEDITED)) if not edited else torch.no_grad():
             found: Tensor = self.model.generate(  # type: ignore[no-untyped-call]
-                input_ids=tokens, attention_mask=mask, **settings
+                input_ids=tokens, attention_mask=mask, do_sample=False, pad_token_id=pad, **lengths
             )
         return found[:, tokens.shape[1] :].cpu()
 

@@ -147,7 +147,7 @@ class Router:
         count = best.new_zeros(len(self.keys)).index_add_(0, segments, torch.ones_like(found))
         mean = best.new_zeros(len(self.keys)).index_add_(0, segments, found) / count.clamp_min(1)
         weakest = best.new_ones(len(self.keys)).scatter_reduce_(0, segments, found, "amin")
-        least = self.thresholds[0]
+        least = self.thresholds[0] - ROUNDING
         return (count == 0) | ((mean >= least) & (weakest >= WEAKEST))
 
     def _cover_query(self, similarity: Tensor, weights: Tensor, key: int) -> float:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +167,7 @@ def test_a_layer_that_is_not_there_is_refused(tiny_model: Path, layer: int) -> N
         make_editor(tiny_model, base={"layer": layer})
 
 
-@pytest.fixture(params=[{"accelerator": "tpu"}, {"strategy": "none such"}, {"precision": "3"}], ids=str)
-def bad_trainer(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    yield request.param
-
-
-def test_what_lightning_refuses_is_named(tiny_model: Path, bad_trainer: dict[str, str]) -> None:
+@pytest.mark.parametrize("trainer", [{"accelerator": "tpu"}, {"strategy": "none such"}, {"precision": "3"}], ids=str)
+def test_what_lightning_refuses_is_named(tiny_model: Path, trainer: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="trainer: "):
-        make_editor(tiny_model, trainer=bad_trainer)
+        make_editor(tiny_model, trainer=trainer)

@@ -98,7 +98,9 @@ def test_a_prompt_that_opens_with_its_subject_has_one_key() -> None:
     assert marks.tolist() == [True, False]
 
 
-LONG_SUBJECT = make_edit("The first prime minister of the old town of Freedonia and Sylvania is", "Freedonia and Sylvania")
+LONG_SUBJECT = make_edit(
+    "The first prime minister of the old town of Freedonia and Sylvania is", "Freedonia and Sylvania"
+)
 
 
 def test_variants_are_the_same_for_the_same_seed() -> None:

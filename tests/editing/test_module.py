@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from case_lightning.base import Base
+from case_lightning.editing.batches import collate
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.encoding import encode
 from case_lightning.method.allocation import Allocation
 from case_lightning.subspace import UNEDITED
-from tests.editing.tiny_run import load_tiny, make_edits, make_editor
+from tests.editing.tiny_run import load_tiny, make_editor, make_edits
 
 EDITS = make_edits(5)
 
@@ -96,8 +97,6 @@ def test_a_descent_step_agrees_with_the_gradient(editor: Editor) -> None:
     with torch.no_grad():  # the part of G that the initial A can reach
         subspaces.up[0].copy_(1e-2 * dense @ torch.linalg.pinv(subspaces.down[0]))
     assert subspaces.direction(0).inner(gradient) > 0
-    from case_lightning.editing.batches import collate
-
     edited, unedited = collate(editor.module.new), collate(editor.module.new)
     unedited.routes.fill_(UNEDITED)
     with torch.no_grad():

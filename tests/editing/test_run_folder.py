@@ -1,4 +1,5 @@
 import json
+import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_a_config_that_cannot_be_read(tmp_path: Path, text: str | bytes | None) 
     folder = RunFolder(tmp_path)
     if text is not None:
         folder.config.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(RunError, match="holds no readable run: config.yaml"):
+    with pytest.raises(RunError, match=r"holds no readable run: config\.yaml"):
         folder.read_config()
 
 
@@ -74,7 +75,7 @@ def test_metrics_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
     folder = RunFolder(tmp_path)
     if text is not None:
         folder.metrics.write_text(text)
-    with pytest.raises(RunError, match="holds no finished run: metrics.json"):
+    with pytest.raises(RunError, match=r"holds no finished run: metrics\.json"):
         folder.read_metrics()
 
 
@@ -124,8 +125,6 @@ def test_ledger_rows(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    import sqlite3
-
     edits = make_edits(3)
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.append(0, make_rows(edits[:1]))

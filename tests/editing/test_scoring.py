@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from case_lightning.data import Edit
+from case_lightning.data import Edit, Locality
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.encoding import Encoded
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.scoring import Scorer, collect_questions
 from case_lightning.subspace import UNEDITED
-from tests.editing.tiny_run import UNRELATED, make_edits, make_editor
+from tests.editing.tiny_run import UNRELATED, make_editor, make_edits
 
 EDITS = make_edits(8)
 
@@ -113,8 +113,6 @@ def test_locality_is_one_to_the_bit_where_nothing_is_in_scope(scorer: Scorer) ->
 
 def test_locality_falls_where_unrelated_prompts_are_in_scope(scorer: Scorer) -> None:
     """Every unrelated prompt is made one of the edits' own; half of the pairs must differ in some bit."""
-    from case_lightning.data import Locality
-
     hit = Locality(EDITS[0].prompt, EDITS[1].target)
     edit = Edit(id="1", prompt="Who is", target="old", locality=(hit, Locality(UNRELATED, "minister")))
     parts, _ = evaluate_model(scorer, [edit], generate=False)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import Conv1D, LlamaConfig, PreTrainedModel
+from transformers import Conv1D, PreTrainedModel
 
 from case_lightning.base import find_architecture
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.subspace import CaseConfig, CaseLayer
 from case_lightning.subspace.config import FORMAT_VERSION
-from tests.base.tiny_models import SIZES, VOCAB, build_model
+from tests.base.tiny_models import VOCAB
 from tests.subspace.tiny_adapters import (
     EDITED_FAMILIES,
     OTHER,
@@ -20,7 +20,6 @@ from tests.subspace.tiny_adapters import (
     UNRELATED,
     build_adapter,
     build_base,
-    draw_tokens,
 )
 
 over_families = pytest.mark.parametrize("family", EDITED_FAMILIES)

@@ -83,7 +83,8 @@ def test_routed_greedy_generation_is_naive_generation_with_forced_routes(
     assert [routes.tolist() for routes in routings] == [ROUTES.tolist()]
     unedited = generate(build_base(family), pad(PROMPTS, "left"))
     differs = (found != unedited).any(1)
-    assert differs.tolist() == (ROUTES >= 0).tolist()
+    assert differs[ROUTES >= 0].any()
+    assert not differs[ROUTES < 0].any()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

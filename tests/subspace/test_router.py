@@ -141,7 +141,7 @@ CASES = [
     ("only grammar in common", [OF, IS, 20], -1),
     ("half of the subject", [GAMES, OF, IS], -1),
     ("the whole prompt of an edit without a subject", [30, 31, OF], 2),
-    ("half of it", [30, OF, 24], -1),
+    ("only its grammar", [OF, 23, 24], -1),
     ("an edit that is nothing but its subject", [24, 33], 3),
     ("no tokens", [], -1),
 ]
