@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from sklearn.datasets import load_digits
-from sklearn.utils import shuffle
+from sklearn import datasets, utils
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -103,8 +102,9 @@ METHODS: dict[str, Callable[[], tuple[TwoLayers, list[Callback]]]] = {
     "adapters, one subspace": lambda: (Adapted(), [ConflictAllocation("centred", threshold=-1)]),
     "adapters, a subspace a task": lambda: (Adapted(), [ConflictAllocation("centred", threshold=2)]),
     "CAA, published score": lambda: (Adapted(), [ConflictAllocation("raw")]),
-    "CAA": lambda: (Adapted(), [ConflictAllocation("centred")]),
-    "CAA, threshold 0.2": lambda: (Adapted(), [ConflictAllocation("centred", threshold=0.2)]),
+    "CAA, members' score": lambda: (Adapted(), [ConflictAllocation("members")]),
+    "CAA, centred score": lambda: (Adapted(), [ConflictAllocation("centred")]),
+    "CAA, centred, threshold 0.2": lambda: (Adapted(), [ConflictAllocation("centred", threshold=0.2)]),
     "KNT + CAA": lambda: (Adapted(), [ConflictAllocation("centred"), SensitiveNeuronMask(ADAPTERS)]),
     "nearest mean image": lambda: (Adapted(asked=False), [ConflictAllocation("centred")]),
     "joint training": lambda: (TwoLayers(), []),
@@ -113,7 +113,7 @@ METHODS: dict[str, Callable[[], tuple[TwoLayers, list[Callback]]]] = {
 
 def load_tasks(seed: int, laps: int = 1) -> tuple[list[Task], list[Task]]:
     """The stream of training tasks and the test images of each; in two laps every task comes twice, in other images."""
-    images, labels = map(torch.as_tensor, shuffle(*load_digits(return_X_y=True), random_state=seed))
+    images, labels = map(torch.as_tensor, utils.shuffle(*datasets.load_digits(return_X_y=True), random_state=seed))
     tasks = [(images[labels // 2 == task].float() / 16, labels[labels // 2 == task]) for task in range(TASKS)]
     train = [(x[lap:-TEST_IMAGES:laps], y[lap:-TEST_IMAGES:laps]) for lap in range(laps) for x, y in tasks]
     return train, [(x[-TEST_IMAGES:], y[-TEST_IMAGES:]) for x, y in tasks]

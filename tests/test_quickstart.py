@@ -20,15 +20,15 @@ UNRELATED = ["The chemical symbol for gold is", "My cat likes to sleep on", "def
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quickstart") / "run"
-    words = ["--run_dir", str(folder), "--data.limit", str(N_EDITS), "--training.steps", "25", "--base.device", "cpu"]
-    fit.main([*words, "--training.n_variants", "1", "--training.learning_rate", "1e-2"])
+    words = ["--run_dir", str(folder), "--data.limit", str(N_EDITS), "--training.steps", "40", "--base.device", "cpu"]
+    fit.main([*words, "--training.n_variants", "1", "--evaluation.generate", "false"])
     return folder
 
 
 def test_edits_are_learned_and_nothing_else_changes(run: Path) -> None:
     metrics = read_json(run / "metrics.json")
     assert metrics["n_edits"] == N_EDITS
-    assert metrics["final"]["reliability"] > 0.9 > 0.5 > metrics["pre"]["reliability"]
+    assert metrics["final"]["reliability"] > 0.8 > 0.5 > metrics["pre"]["reliability"]
     assert metrics["final"]["locality_bit_identical"] == 1.0
     assert metrics["cost"]["adapter_bytes"] < 2**20
 

@@ -68,9 +68,8 @@ class ConflictAllocation(Callback):
         self.max_subspaces = max_subspaces
         self.mean: Tensor | None = None  # sketch of the mean gradient so far, (size, size)
         self.count = 0
-        self.totals: list[Tensor] = []  # sketch of the sum of each subspace's members, (size, size)
+        self.totals: list[Tensor] = []  # sketch of each subspace's members, summed less the mean, (size, size)
         self.allocations: list[Allocation] = []
-        self._entered: list[int] = []  # how many members each sum has
         self._opened: set[int] = set()  # subspaces that are new in the coming fit
         self._made: Sketch | None = None
 
@@ -103,8 +102,7 @@ class ConflictAllocation(Callback):
             return float(cosine(direction, gradient))
         sketch = self._sketch(gradient)
         if self.score == "members" and index < len(self.totals):
-            count = int(self._entered[index])
-            return float(cosine_members(self.totals[index], count, sketch(gradient).cpu(), self.mean))
+            return float(cosine_members(self.totals[index], sketch(gradient).cpu(), self.mean))
         return float(cosine_centred(direction, gradient, self.mean.to(gradient.left.device), sketch))
 
     def _enter(self, index: int, gradient: OuterSum, directions: list[OuterSum], members: list[int]) -> None:
@@ -121,13 +119,12 @@ class ConflictAllocation(Callback):
         sketched = self._sketch(gradient)(gradient).cpu()
         while index >= len(self.totals):
             self.totals.append(torch.zeros_like(sketched))
-            self._entered.append(0)
         if not sketched.isfinite().all():  # the mean is kept for life: one overflow must not end it
             return
-        self.totals[index] += sketched
-        self._entered[index] += 1
         self.count += 1
-        self.mean = sketched if self.mean is None else self.mean + (sketched - self.mean) / self.count
+        mean = sketched if self.mean is None else self.mean  # the first example of all says nothing but the mean
+        self.totals[index] = self.totals[index] + sketched - mean  # not in place: a saved state may hold the old one
+        self.mean = mean + (sketched - mean) / self.count
 
     def _sketch(self, gradient: OuterSum) -> Sketch:
         if self._made is None:
@@ -136,7 +133,7 @@ class ConflictAllocation(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "count": self.count, "totals": list(self.totals), "entered": list(self._entered)}
+        return {"mean": self.mean, "count": self.count, "totals": list(self.totals)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -144,4 +141,3 @@ class ConflictAllocation(Callback):
         self.mean = None if mean is None else torch.as_tensor(mean)
         self.count = int(state_dict["count"])
         self.totals = [torch.as_tensor(total).clone() for total in state_dict["totals"]]
-        self._entered = [int(count) for count in state_dict["entered"]]

@@ -18,11 +18,12 @@ formed.
 Ours: two more scores. All edits share a large common part ("do not say what the base says"), which makes almost every
 raw cosine positive. `c = ⟨E, G − Ḡ⟩ / (‖E‖ ‖G − Ḡ‖)` with the running mean Ḡ of past edit gradients is centred, but a
 fitted E leans towards its members' share of Ḡ, which makes almost every such cosine negative. Centring both sides
-settles it: what a subspace holds is taken as the sum of its members' gradients,
+settles it: what a subspace holds is taken as the sum of its members' gradients, each less the mean when it came,
 
-    c = cos( Σ_m (G_m − Ḡ), G − Ḡ ),
+    c = cos( Σ_m (G_m − Ḡ_m), G − Ḡ ),
 
-so that an edit is compared with edits. Ḡ and the sums are kept as seeded random sketches [2] of some kilobytes.
+so that an edit is compared with edits. (Less the mean of today, the members of a single subspace would sum to zero.) Ḡ
+and the sums are kept as seeded random sketches [2] of some kilobytes.
 """
 
 from dataclasses import dataclass
@@ -132,17 +133,16 @@ def cosine_centred(direction: OuterSum, gradient: OuterSum, mean: Tensor, sketch
     return _divide(inner, direction.norm() * square.clamp_min(0).sqrt())
 
 
-def cosine_members(total: Tensor, count: int, gradient: Tensor, mean: Tensor) -> Tensor:
-    """The score against a subspace's members, `cos(Σ_m (G_m − Ḡ), G − Ḡ)`, all from sketches; 0 where either vanishes.
+def cosine_members(total: Tensor, gradient: Tensor, mean: Tensor) -> Tensor:
+    """The score against a subspace's members, `cos(Σ_m (G_m − Ḡ_m), G − Ḡ)`, all from sketches; 0 where either vanishes.
 
     Args:
-        total: Sketch of the sum of the members' gradients `Σ_m G_m`, `(size, size)`.
-        count: How many members there are.
+        total: Sketch of the sum of the members' gradients, each less the mean when it came, `(size, size)`.
         gradient: Sketch of `G`, `(size, size)`.
         mean: Sketch of `Ḡ`, `(size, size)`.
     """
-    members, new = total - count * mean, gradient - mean
-    return _divide((members * new).sum(), members.norm() * new.norm())
+    new = gradient - mean
+    return _divide((total * new).sum(), total.norm() * new.norm())
 
 
 def _divide(inner: Tensor, norms: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def drift(weight: float) -> float:
     memory = ActivationMemory("hidden", weight=weight)
     trainer = fit(module, [OLD] * 20, memory)
     before = functional.softmax(module.hidden(OLD[0]), -1).detach()
-    fit_again(trainer, module, [NEW] * 60)
+    fit_again(trainer, module, [NEW] * 30)
     return (functional.softmax(module.hidden(OLD[0]), -1) - before).abs().mean().item()
 
 

@@ -92,6 +92,17 @@ class ExactSketch(Sketch):
         self.rows, self.columns = torch.eye(d_out), torch.eye(d_in)
 
 
+def scores_of_members(past: Sequence[Tensor], past_routes: Sequence[int], gradient: Tensor) -> list[float]:
+    """Against the members of each subspace, each less the mean of those before it."""
+    means = [past[0], *(torch.stack(list(past[:count])).mean(0) for count in range(1, len(past) + 1))]
+    scores = []
+    for subspace in sorted(set(past_routes)):
+        mine = [index for index, route in enumerate(past_routes) if route == subspace]
+        held = torch.stack([past[index] - means[index] for index in mine]).sum(0)
+        scores.append(dense_cosine(held, gradient - means[-1]) if held.norm() > 0 else 0.0)
+    return scores
+
+
 def scores_naively(module: Adapted, past: Sequence[Tensor], routes: Sequence[int], centred: bool) -> list[list[float]]:
     """Dense scores of the coming examples, each also against those before it in subspaces that this batch opened."""
     subspaces = [one.up.detach() @ one.down.detach() for one in module.subspaces]
@@ -128,6 +139,34 @@ def test_scores_are_those_of_dense_matrices(score: str, monkeypatch: pytest.Monk
     assert len(module.subspaces) > 1
     torch.testing.assert_close(allocation.mean, torch.stack(past).mean(0))
     assert allocation.count == len(past)
+
+
+def test_members_scores_are_those_of_dense_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conflict_allocation, "Sketch", ExactSketch)
+    allocation = ConflictAllocation(score="members", capacity=6, max_subspaces=4)
+    past: list[Tensor] = []
+    routes: list[int] = []
+    module = Adapted(draw_batch(0))
+    for seed in range(4):
+        module.coming = draw_batch(seed)
+        for gradient, one in zip(module.example_gradients(), allocation.allocate(module), strict=True):
+            if past:
+                expected = scores_of_members(past, routes, dense(gradient))
+                assert list(one.scores) == pytest.approx(expected, abs=1e-4)
+            past.append(dense(gradient))
+            routes.append(one.subspace)
+    assert len(set(routes)) == 4  # 20 examples, six a subspace
+
+
+def test_a_saved_state_does_not_go_on_with_the_stream() -> None:
+    allocation = ConflictAllocation()
+    module = Adapted(draw_batch(0))
+    allocation.allocate(module)
+    state = allocation.state_dict()
+    totals = [total.clone() for total in state["totals"]]
+    allocation.allocate(module)
+    assert all(torch.equal(*pair) for pair in zip(state["totals"], totals, strict=True))
+    assert state["count"] == 5
 
 
 @pytest.mark.parametrize(("score", "n_subspaces"), [("raw", 1), ("centred", 2), ("members", 2)])

@@ -53,7 +53,9 @@ def initial_down(editor: Editor, index: int) -> Tensor:
 
 
 def test_loss_falls_and_targets_are_learned(tiny_model: Path) -> None:
-    editor = make_editor(tiny_model, training={"steps": 60, "n_variants": 0}, subspace={"rank": 8})
+    editor = make_editor(
+        tiny_model, training={"steps": 60, "learning_rate": 0.1, "n_variants": 0}, subspace={"rank": 8}
+    )
     watcher = watch(editor)
     outcome = editor.edit(BATCHES[0])
     (losses,) = watcher.losses

@@ -151,7 +151,7 @@ def test_generated_answers_row_by_row(scorer: Scorer) -> None:
 
 @pytest.mark.parametrize("edited", [True, False])
 def test_free_answers(scorer: Scorer, edited: bool) -> None:
-    prompts = [edit.prompt for edit in EDITS] + [UNRELATED]
+    prompts = [edit.prompt for edit in EDITS] + [UNRELATED, "On the table", EDITS[0].rephrases[0], "When"]
     questions = [scorer.encode(prompt, ".") for prompt in prompts]
     routes = routes_of(scorer, questions) if edited else [UNEDITED] * len(questions)
     expected = [naive_generate(scorer, one, route, 5) for one, route in zip(questions, routes, strict=True)]

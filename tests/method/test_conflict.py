@@ -10,7 +10,7 @@ from case_lightning.method.conflict import OuterSum, Sketch, cosine, cosine_cent
 from tests.method.naive import dense, dense_cosine, draw, from_dense, random_sum
 
 SIZES = [(1, 1, 3, 5), (4, 2, 3, 5), (2, 9, 8, 6), (0, 3, 4, 4), (30, 30, 2, 2)]  # terms of a, of b, d_out, d_in
-SKETCHED = [(1, 0.3), (5, 0.15), (20, 0.1), (100, 0.06)]  # terms, root mean square error allowed, of ‖M‖ ‖N‖
+SKETCHED = [(1, 0.3), (5, 0.15), (20, 0.1), (50, 0.08)]  # terms, root mean square error allowed, of ‖M‖ ‖N‖
 
 
 def exact_sketch(d_out: int, d_in: int) -> Sketch:
@@ -109,12 +109,13 @@ def test_a_subspace_that_has_learned_nothing_scores_zero() -> None:
 @pytest.mark.parametrize(("terms", "tolerance"), SKETCHED)
 def test_sketch_keeps_inner_products_within_tolerance(terms: int, tolerance: float) -> None:
     squares = []
-    for seed in range(40):
+    for seed in range(30):
         a, own = random_sum(1000 + seed, terms, 64, 128), random_sum(2000 + seed, terms, 64, 128)
         sketch = Sketch(64, 128, size=64, seed=seed)
         for b in (a, own, a + own):
-            error = (sketch(a) * sketch(b)).sum() - (dense(a) * dense(b)).sum()
-            squares.append((error / (dense(a).norm() * dense(b).norm())).square())
+            one, other = a.left.T @ a.right, b.left.T @ b.right
+            error = (sketch(a) * sketch(b)).sum() - (one * other).sum()
+            squares.append((error / (one.norm() * other.norm())).square())
     assert torch.stack(squares).mean().sqrt() < tolerance
 
 
@@ -173,19 +174,18 @@ def test_scores_stay_within_one() -> None:
 @pytest.mark.parametrize("count", [1, 4])
 def test_members_score_is_that_of_the_centred_dense_matrices(count: int) -> None:
     members = [random_sum(seed, 3, 6, 9) for seed in range(count)]
-    gradient, others = random_sum(50, 4, 6, 9), [random_sum(seed, 2, 6, 9) for seed in range(60, 65)]
-    sketch = exact_sketch(6, 9)
-    matrices = [one.left.T @ one.right for one in [*members, *others]]
-    mean, new = torch.stack(matrices).mean(0), gradient.left.T @ gradient.right
-    held = sum((one - mean for one in matrices[:count]), torch.zeros(6, 9))
-    naive = (held * (new - mean)).sum() / (held.norm() * (new - mean).norm())
-    total = torch.stack([sketch(one) for one in members]).sum(0)
-    torch.testing.assert_close(cosine_members(total, count, sketch(gradient), mean), naive)
+    gradient, sketch = random_sum(50, 4, 6, 9), exact_sketch(6, 9)
+    means = [sketch(random_sum(seed, 2, 6, 9)) for seed in range(60, 61 + count)]
+    held = sum((one.left.T @ one.right - mean for one, mean in zip(members, means, strict=False)), torch.zeros(6, 9))
+    new = gradient.left.T @ gradient.right - means[-1]
+    naive = (held * new).sum() / (held.norm() * new.norm())
+    total = sum((sketch(one) - mean for one, mean in zip(members, means, strict=False)), torch.zeros(6, 9))
+    torch.testing.assert_close(cosine_members(total, sketch(gradient), means[-1]), naive)
 
 
 def test_members_score_separates_what_a_common_part_hides() -> None:
     common, fact = torch.randn(6, 9, generator=torch.Generator().manual_seed(0)) * 3, torch.eye(6, 9)
-    member, agreeing, contradicting = common + fact, common + fact, common - fact
-    assert cosine_members(member, 1, agreeing, common) == pytest.approx(1)
-    assert cosine_members(member, 1, contradicting, common) == pytest.approx(-1)
-    assert cosine_members(common, 1, agreeing, common) == 0
+    member = common + fact - common
+    assert cosine_members(member, common + fact, common) == pytest.approx(1)
+    assert cosine_members(member, common - fact, common) == pytest.approx(-1)
+    assert cosine_members(torch.zeros(6, 9), common + fact, common) == 0

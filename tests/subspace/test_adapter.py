@@ -137,6 +137,14 @@ def test_subspaces_are_float32_on_any_base(dtype: torch.dtype, tmp_path: Path) -
         assert not torch.equal(after[0], before[0])
 
 
+def test_moving_an_adapter_leaves_it_float32_where_peft_does_not_cast() -> None:
+    """Also the editor moves it, after every fit."""
+    model = get_peft_model(build_base().to(torch.bfloat16), CaseConfig(n_subspaces=1), autocast_adapter_dtype=False)
+    layer = model.base_model.case_layer
+    layer._move_adapter_to_device_of_base_layer("default")
+    assert {parameter.dtype for parameter in layer.adapter.parameters()} == {torch.float32}
+
+
 def _edit_config(folder: Path, **changes: object) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -185,6 +185,18 @@ def test_a_cache_holds_the_routes_of_its_rows() -> None:
 
 
 @torch.no_grad()
+def test_a_cache_whose_rows_were_repeated_keeps_each_rows_route() -> None:
+    model = build_adapter(build_base())
+    cache = model(input_ids=torch.tensor([PROMPT, UNRELATED]), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(2)
+    found = model(input_ids=torch.full((4, 1), 40), past_key_values=cache).logits
+    with model.base_model.forced_routes(torch.tensor([0, -1])):
+        whole = torch.tensor([[*PROMPT, 40], [*UNRELATED, 40]])
+        expected = model(input_ids=whole).logits[:, -1:].repeat_interleave(2, dim=0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
 def test_a_cache_used_again_after_a_reset_forgets_its_routes() -> None:
     model, cache = build_adapter(build_base()), DynamicCache()
     model(input_ids=torch.tensor([PROMPT]), past_key_values=cache)
