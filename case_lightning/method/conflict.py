@@ -134,7 +134,7 @@ def cosine_centred(direction: OuterSum, gradient: OuterSum, mean: Tensor, sketch
 
 
 def cosine_members(total: Tensor, gradient: Tensor, mean: Tensor) -> Tensor:
-    """The score against a subspace's members, `cos(Σ_m (G_m − Ḡ_m), G − Ḡ)`, all from sketches; 0 where either vanishes.
+    """The score against a subspace's members, `cos(Σ_m (G_m − Ḡ_m), G − Ḡ)`, from sketches; 0 where either vanishes.
 
     Args:
         total: Sketch of the sum of the members' gradients, each less the mean when it came, `(size, size)`.
