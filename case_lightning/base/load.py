@@ -1,5 +1,6 @@
 """One call that turns a name, a hub id, a folder or a GGUF file into a frozen base model."""
 
+import os
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -44,7 +45,8 @@ def load_base(model: str, dtype: str = "auto", device: str = "auto", trust_remot
             `.gguf` file, which is dequantised.
         dtype: `auto` (the checkpoint's own; float32 for the embedded model and `.gguf` files), `float32`, `bfloat16` or
             `float16`.
-        device: `auto` (the first GPU if there is one), or a torch device such as `cpu` or `cuda:1`.
+        device: `auto` (a GPU if there is one, in a distributed run each process's own), or a torch device such as `cpu`
+            or `cuda:1`.
         trust_remote_code: Whether a checkpoint's own code may run.
 
     Returns:
@@ -79,7 +81,9 @@ def _read(
 
 def _choose_device(device: str) -> torch.device:
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        local_rank = os.environ.get("LOCAL_RANK")  # set by launchers in each process of a distributed run
+        gpu = f"cuda:{local_rank}" if local_rank else "cuda"
+        return torch.device(gpu if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:

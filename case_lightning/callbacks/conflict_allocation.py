@@ -41,7 +41,8 @@ class ConflictAllocation(Callback):
     Lightning restores only after `setup`.
 
     Args:
-        score: `raw` for the published cosine, `centred` (for few large pieces) or `members` (for many small ones) for ours (see `case_lightning.method.conflict`).
+        score: `raw` for the published cosine; ours are `centred`, for few large pieces of knowledge, and `members`, for
+            many small ones (see `case_lightning.method.conflict`).
         threshold: The least score that counts as compatible; 0 in the paper. `-1` keeps everything in one subspace.
         capacity: How many examples a subspace should hold at most.
         max_subspaces: How many subspaces there may be.
