@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -25,18 +24,20 @@ VERBS: dict[str, Callable[[list[str] | None], None]] = {
 PARTS = {
     "pre": {"reliability", "generalization", "locality", "perplexity"},
     "immediate": {"reliability"},
-    "final": {
-        "reliability",
-        "generalization",
-        "locality",
-        "exact_match",
-        "generalization_exact_match",
-        "generated_exact_match",
-        "generated_generalization_exact_match",
-        "locality_bit_identical",
-        "perplexity",
-        "perplexity_median",
-    },
+    "final": set(
+        [
+            "reliability",
+            "generalization",
+            "locality",
+            "exact_match",
+            "generalization_exact_match",
+            "generated_exact_match",
+            "generated_generalization_exact_match",
+            "locality_bit_identical",
+            "perplexity",
+            "perplexity_median",
+        ]
+    ),
     "cost": {
         "edit_seconds",
         "edit_seconds_first_100",
@@ -402,11 +403,3 @@ def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: unknown setting 'training.stps'; did you mean training.steps?\n"
     assert not (tmp_path / "run").exists()
-
-
-def test_an_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt() -> Any:
-        raise KeyboardInterrupt
-
-    assert run_verb(interrupt) == 130
-    assert capsys.readouterr().err == "interrupted\n"
