@@ -24,20 +24,18 @@ VERBS: dict[str, Callable[[list[str] | None], None]] = {
 PARTS = {
     "pre": {"reliability", "generalization", "locality", "perplexity"},
     "immediate": {"reliability"},
-    "final": set(
-        [
-            "reliability",
-            "generalization",
-            "locality",
-            "exact_match",
-            "generalization_exact_match",
-            "generated_exact_match",
-            "generated_generalization_exact_match",
-            "locality_bit_identical",
-            "perplexity",
-            "perplexity_median",
-        ]
-    ),
+    "final": {
+        "reliability",
+        "generalization",
+        "locality",
+        "exact_match",
+        "generalization_exact_match",
+        "generated_exact_match",
+        "generated_generalization_exact_match",
+        "locality_bit_identical",
+        "perplexity",
+        "perplexity_median",
+    },
     "cost": {
         "edit_seconds",
         "edit_seconds_first_100",
