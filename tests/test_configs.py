@@ -5,34 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from case_lightning.base import DEFAULT_MODEL, find_architecture
 from case_lightning.command_line import read_settings
 from case_lightning.editing.run import check_settings
 from case_lightning.subspace import CaseConfig, CaseLayer
+from tests.base.large_models import LLAMA_2_7B, LLAMA_3_8B, QWEN_2_5_7B
 
 _ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((_ROOT / "configs").rglob("*.yaml"))
-LLAMA_2_7B = LlamaConfig(
-    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
-)
-LLAMA_3_8B = LlamaConfig(
-    vocab_size=128256,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-)
-QWEN_2_5_7B = Qwen2Config(
-    vocab_size=152064,
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-)
 LARGE: dict[str, tuple[PreTrainedConfig, int, int]] = {  # base.model to its config, d_in, d_out
     "meta-llama/Llama-2-7b-hf": (LLAMA_2_7B, 11008, 4096),
     "meta-llama/Llama-2-7b-chat-hf": (LLAMA_2_7B, 11008, 4096),

@@ -11,12 +11,12 @@ from transformers import (
     MambaConfig,
     MixtralConfig,
     PreTrainedConfig,
-    Qwen2Config,
     XLMConfig,
 )
 
 from case_lightning.base.architecture import find_architecture
 from case_lightning.errors import BaseModelError
+from tests.base.large_models import LLAMA_2_7B, LLAMA_3_8B, QWEN_2_5_7B
 from tests.base.tiny_models import FAMILIES, SIZES, Family, build_model
 
 
@@ -65,52 +65,9 @@ def test_final_norm_is_the_named_one(family: Family) -> None:
 @pytest.mark.parametrize(
     ("config", "layers", "d_in", "d_out", "default"),
     [
-        pytest.param(
-            LlamaConfig(
-                vocab_size=32000,
-                hidden_size=4096,
-                intermediate_size=11008,
-                num_hidden_layers=32,
-                num_attention_heads=32,
-                num_key_value_heads=32,
-            ),
-            32,
-            11008,
-            4096,
-            26,
-            id="LLaMA-2-7B",
-        ),
-        pytest.param(
-            Qwen2Config(
-                vocab_size=152064,
-                hidden_size=3584,
-                intermediate_size=18944,
-                num_hidden_layers=28,
-                num_attention_heads=28,
-                num_key_value_heads=4,
-            ),
-            28,
-            18944,
-            3584,
-            22,
-            id="Qwen2.5-7B",
-        ),
-        pytest.param(
-            LlamaConfig(
-                vocab_size=128256,
-                hidden_size=4096,
-                intermediate_size=14336,
-                num_hidden_layers=32,
-                num_attention_heads=32,
-                num_key_value_heads=8,
-                rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-            ),
-            32,
-            14336,
-            4096,
-            26,
-            id="LLaMA-3-8B",
-        ),
+        pytest.param(LLAMA_2_7B, 32, 11008, 4096, 26, id="LLaMA-2-7B"),
+        pytest.param(QWEN_2_5_7B, 28, 18944, 3584, 22, id="Qwen2.5-7B"),
+        pytest.param(LLAMA_3_8B, 32, 14336, 4096, 26, id="LLaMA-3-8B"),
     ],
 )
 def test_large_models_on_the_meta_device(
