@@ -53,13 +53,17 @@ class SubspaceSettings:
     Args:
         rank: Rank of a subspace.
         scale: Factor of its update.
+        n_directions: Directions in which the inputs of a subspace are whitened, beside the scale of each neuron.
+        tune_input: Whether the input side `A` of a subspace is tuned and stored, too, as published; else it is fixed.
         subject_threshold: Share of an edit's subject that a query must name to be in its scope.
         relation_threshold: Share of the rest of its prompt that it must cover.
         storage_dtype: `float32`, `float16` or `bfloat16` on disk.
     """
 
-    rank: int = 64
+    rank: int = 512
     scale: float = 1.0
+    n_directions: int = 16
+    tune_input: bool = False
     subject_threshold: float = 0.8
     relation_threshold: float = 0.05
     storage_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
@@ -109,15 +113,18 @@ class TrainingSettings:
         n_variants: Wordings of each prompt made by rule and fitted beside it.
         append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
         mask_neurons: Whether only sensitive neurons are tuned (KNT).
+        suffix_dtype: Dtype of the frozen layers that a step runs through: `auto`, `float32`, `bfloat16` or `float16`.
+            `auto` is bfloat16 where the processor is faster in it; the edited model answers in the base's own.
     """
 
-    steps: int = 50
-    learning_rate: float = 5e-3
+    steps: int = 20
+    learning_rate: float = 1.25e-3
     weight_decay: float = 0.0
     n_rehearsed: int = 10
     n_variants: int = 4
     append_end: bool = True
     mask_neurons: bool = True
+    suffix_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 Everything below the edited layer is frozen, so its outcome for a text never changes: `Prefix` runs it once and keeps
 the states that enter the edited layer. `Suffix` runs the rest of the model from such states, with the model's own
-forward, so it holds for every architecture: the layers below are swapped for ones that do nothing, the edited layer is
-handed the kept states, and only the positions that carry a label go through the output head.
+forward, so it holds for every architecture: in a copy of its structure, which shares its parameters, the layers below
+are ones that do nothing, the edited layer is handed the kept states, and only the positions that carry a label go
+through the output head.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from case_lightning.base.architecture import Architecture
+
+
+PIECE, PIECES_AT_ONCE = 64, 16  # tokens
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+CONTAINERS = ("_modules", "_parameters", "_buffers", *HOOKS)  # of an nn.Module, not shared by its copy
 
 
 class _ReachedError(Exception):
@@ -101,19 +107,35 @@ class Prefix:
 class Suffix:
     """Runs the edited layer and those above it, from kept states to logits.
 
+    It has modules of its own, without hooks. They share the parameters of the model's, or hold them in another dtype.
+
     Args:
         model: The base model with the adapter on it.
         architecture: Its parts.
         layer: Index of the edited layer.
+        dtype: To compute in; by default the model's.
+        shared: Modules that are used as they are, such as the adapter.
+
+    Attributes:
+        edited: The edited down-projection.
     """
 
-    def __init__(self, model: PreTrainedModel, architecture: Architecture, layer: int) -> None:
-        """Keep what to run, and prepare what stands in for the layers below."""
-        self.model = model
-        self.layers = architecture.layers
-        self.layer = layer
-        self.head = architecture.output_head
-        self._skipped = [_stand_in(module, self._returns_tuple()) for module in self.layers[:layer]]
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        architecture: Architecture,
+        layer: int,
+        dtype: torch.dtype | None = None,
+        shared: Sequence[nn.Module] = (),
+    ) -> None:
+        """Take the model apart."""
+        self.dtype = dtype or model.dtype
+        returns_tuple = _returns_tuple(model, architecture.layers[0])
+        twins = {module: module for module in shared}
+        twins |= {module: _stand_in(module, returns_tuple) for module in architecture.layers[:layer]}
+        self.model: PreTrainedModel = _copy(model, twins, {}, self.dtype)
+        self.entry, self.head = twins[architecture.layers[layer]], twins[architecture.output_head]
+        self.edited = self.model.get_submodule(architecture.down_projections[layer])
 
     def __call__(self, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits at given positions.
@@ -128,7 +150,8 @@ class Suffix:
         Returns:
             `(positions, vocabulary)`.
         """
-        with self._without_prefix(states), only_positions(self.head, rows, columns):
+        states = states.to(self.dtype)
+        with _handed_over(self.entry, states), only_positions(self.head, rows, columns):
             logits: Tensor = self.model(inputs_embeds=self._stand_in_embeddings(states), use_cache=False).logits
         return logits[0]
 
@@ -137,41 +160,112 @@ class Suffix:
         weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
         return states.new_zeros(*states.shape[:2], weight.shape[1])
 
-    @contextmanager
-    def _without_prefix(self, states: Tensor) -> Iterator[None]:
-        def hand_over(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            if args:
-                return (states, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": states}
 
-        kept = list(self.layers[: self.layer])
-        handle = self.layers[self.layer].register_forward_pre_hook(hand_over, with_kwargs=True)
-        try:
-            for index, skipped in enumerate(self._skipped):
-                self.layers[index] = skipped
-            yield
-        finally:
-            handle.remove()
-            for index, module in enumerate(kept):
-                self.layers[index] = module
+def _copy(
+    module: nn.Module, twins: dict[nn.Module, nn.Module], parameters: dict[nn.Parameter, nn.Parameter], dtype: torch.dtype
+) -> Any:
+    """A module of the same structure with its floating-point parameters in a dtype, and without hooks.
 
-    @torch.no_grad()
-    def _returns_tuple(self) -> bool:
-        """Whether the model's layers return a tuple, as some still do."""
-        found: list[bool] = []
+    Args:
+        module: What to copy.
+        twins: Modules that have their twin already; grows.
+        parameters: Parameters that have theirs, for some are tied; grows.
+        dtype: Dtype of the copy; a parameter that is in it already is shared.
+    """
+    if module in twins:
+        return twins[module]
+    twin = twins[module] = type(module).__new__(type(module))
+    vars(twin).update({name: value.copy() if name in CONTAINERS else value for name, value in vars(module).items()})
+    for name in HOOKS:
+        getattr(twin, name).clear()
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype:
+            if parameter not in parameters:
+                parameters[parameter] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+            twin._parameters[name] = parameters[parameter]
+    for name, child in module._modules.items():
+        twin._modules[name] = child and _copy(child, twins, parameters, dtype)
+    return twin
 
-        def look(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
-            found.append(isinstance(output, tuple))
-            raise _ReachedError
 
-        handle = self.layers[0].register_forward_hook(look)
-        try:
-            self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.model.device), use_cache=False)
-        except _ReachedError:
-            pass
-        finally:
-            handle.remove()
-        return found[0]
+@torch.no_grad()
+def read_projection(model: PreTrainedModel, projection: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters and what leaves a projection over a text.
+
+    The text is cut into pieces, of which the first token is left out: models give it activations of its own kind.
+
+    Args:
+        model: The base model.
+        projection: One of its down-projections.
+        tokens: Token ids of the text, `(tokens,)`.
+
+    Returns:
+        Inputs `(n, d_in)` and outputs `(n, d_out)`, of all tokens but those.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = [one.reshape(len(piece), -1, one.shape[-1])[:, 1:] for one in (args[0], output)]
+        found.append((rows[0].flatten(0, 1), rows[1].flatten(0, 1)))
+        raise _ReachedError
+
+    handle = projection.register_forward_hook(keep)
+    try:
+        for piece in tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE).split(PIECES_AT_ONCE):
+            with suppress(_ReachedError):
+                model(input_ids=piece.to(model.device), use_cache=False)
+    finally:
+        handle.remove()
+    return torch.cat([inputs for inputs, _ in found]), torch.cat([outputs for _, outputs in found])
+
+
+def choose_dtype(name: str, model: PreTrainedModel) -> torch.dtype:
+    """The dtype to run a suffix in.
+
+    Args:
+        name: `auto`, `float32`, `bfloat16` or `float16`. `auto` is bfloat16 for a float32 model on a processor with
+            matrix units for it (AMX), where it is about twice as fast, else the model's own.
+        model: The base model.
+    """
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    has_units = model.device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.bfloat16 if has_units and model.dtype == torch.float32 else model.dtype
+
+
+@contextmanager
+def _handed_over(entry: nn.Module, states: Tensor) -> Iterator[None]:
+    """Have a layer compute from these states, whatever comes from below."""
+
+    def hand_over(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (states, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": states}
+
+    handle = entry.register_forward_pre_hook(hand_over, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def _returns_tuple(model: PreTrainedModel, layer: nn.Module) -> bool:
+    """Whether the model's layers return a tuple, as some still do."""
+    found: list[bool] = []
+
+    def look(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
+        found.append(isinstance(output, tuple))
+        raise _ReachedError
+
+    handle = layer.register_forward_hook(look)
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    except _ReachedError:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
 
 
 def _stand_in(layer: nn.Module, returns_tuple: bool) -> _Skipped:

@@ -15,14 +15,14 @@ from peft import PeftModel, get_peft_model
 from torch.utils.data import DataLoader
 
 from case_lightning.base import Base
-from case_lightning.base.suffix import Prefix, Suffix
+from case_lightning.base.suffix import Prefix, Suffix, choose_dtype, read_projection
 from case_lightning.callbacks import ConflictAllocation
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import PreparedEdit, PreparedText, StepData, collate
 from case_lightning.editing.encoding import encode, make_keys
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
-from case_lightning.editing.module import EditModule
+from case_lightning.editing.module import EditModule, run_suffix
 from case_lightning.editing.variation import vary_prompt
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
@@ -59,6 +59,8 @@ def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
         rank=subspace.rank,
         scale=subspace.scale,
         seed=settings.seed,
+        n_directions=subspace.n_directions,
+        tune_input=subspace.tune_input,
         subject_threshold=subspace.subject_threshold,
         relation_threshold=subspace.relation_threshold,
         storage_dtype=subspace.storage_dtype,
@@ -67,7 +69,10 @@ def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     model = cast(PeftModel, get_peft_model(base.model, config))
-    cast(CaseModel, model.base_model).case_layer.adapter.keys.calibrate(read_calibration(base.tokenizer))
+    layer_ = cast(CaseModel, model.base_model).case_layer
+    calibration = read_calibration(base.tokenizer)
+    layer_.adapter.keys.calibrate(calibration)
+    layer_.adapter.subspaces.whiten(*read_projection(base.model, layer_, calibration))
     return model
 
 
@@ -98,8 +103,11 @@ class Editor:
         layer = base.architecture.check_layer(cast(int, self.config.layer))
         self.prefix = Prefix(base.model, base.architecture, layer)
         training, memory = settings.training, settings.memory
-        suffix = Suffix(base.model, base.architecture, layer)
-        self.module = EditModule(self.tuner, suffix, training.learning_rate, training.weight_decay)
+        shared = [self.tuner.case_layer.case_adapter]
+        self.suffix = Suffix(base.model, base.architecture, layer, shared=shared)
+        dtype = choose_dtype(training.suffix_dtype, base.model)
+        fitted = Suffix(base.model, base.architecture, layer, dtype, shared)
+        self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
         masks = [EditNeuronMask()] if training.mask_neurons else []
@@ -142,7 +150,7 @@ class Editor:
             batch = collate(chosen)
             prompts = [edit.text.encoded.tokens[: edit.text.encoded.n_prompt] for edit in chosen]
             batch.routes.copy_(torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts]))
-            logits = self.module.logits(batch)
+            logits = run_suffix(self.suffix, batch)
             nll = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
             right = (logits.argmax(-1) == batch.labels).float()
             for row in range(len(chosen)):

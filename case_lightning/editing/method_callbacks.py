@@ -11,18 +11,23 @@ from case_lightning.method.sensitivity import measure_fisher
 
 
 class EditNeuronMask(SensitiveNeuronMask):
-    """KNT on the subspaces being trained: a neuron is a column of `A`.
+    """KNT on the subspaces being trained.
 
-    Its Fisher information comes from the factors measured for the allocation, over the new edits of its subspace.
+    Where `A` is tuned, a neuron is an intermediate neuron of the MLP, so a column of `A`. Where it is fixed, it is a
+    feature that the subspace reads, so a column of `B`. Its Fisher information comes from the factors measured for the
+    allocation, over the new edits of its subspace.
     """
 
     @override
     def measure(self, pl_module: LightningModule, batch: object) -> dict[str, Tensor]:
         assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
-        self.neurons = {f"active.{index}.down": 1 for index in pl_module.active}
-        found = {name: torch.zeros(pl_module.layer.in_features, device=pl_module.device) for name in self.neurons}
+        subspaces = pl_module.layer.adapter.subspaces
+        part, width = ("down", subspaces.d_in) if subspaces.tune_input else ("up", subspaces.rank)
+        self.neurons = {f"active.{index}.{part}": 1 for index in pl_module.active}
+        found = {name: torch.zeros(width, device=pl_module.device) for name in self.neurons}
         for edit, (delta, inputs) in zip(pl_module.new, pl_module.gradients, strict=True):
-            found[f"active.{edit.subspace}.down"] += measure_fisher(delta, inputs).to(pl_module.device)
+            read = inputs if subspaces.tune_input else inputs @ subspaces.basis(edit.subspace).T
+            found[f"active.{edit.subspace}.{part}"] += measure_fisher(delta, read).to(pl_module.device)
         return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,9 +14,15 @@ from case_lightning.base.suffix import Suffix
 from case_lightning.editing.batches import EditBatch, PreparedEdit, collate
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.conflict import OuterSum
-from case_lightning.subspace import UNEDITED, CaseLayer, CaseModel
+from case_lightning.subspace import UNEDITED, CaseLayer
 
 ASSESS_ROWS = 16  # edits assessed in one backward pass
+
+
+def run_suffix(suffix: Suffix, batch: EditBatch) -> Tensor:
+    """Logits at every labelled position of a batch, each row through its route; `(labels, vocabulary)` in float32."""
+    cast(CaseLayer, suffix.edited).routes = batch.routes
+    return suffix(batch.states, batch.rows, batch.columns).float()
 
 
 class EditModule(LightningModule):
@@ -25,16 +32,15 @@ class EditModule(LightningModule):
     checkpoints it.
 
     Args:
-        tuner: The base model with its adapter.
-        suffix: Runs it from the edited layer on.
+        suffix: Runs the frozen model from the edited layer on.
         learning_rate: Of Adam.
         weight_decay: Of AdamW; 0 is plain Adam.
     """
 
-    def __init__(self, tuner: CaseModel, suffix: Suffix, learning_rate: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, suffix: Suffix, learning_rate: float, weight_decay: float = 0.0) -> None:
         """Store the arguments; parameters come with each fit."""
         super().__init__()
-        self._frozen = (tuner, suffix)  # a tuple hides them from nn.Module's registration
+        self._frozen = (suffix, cast(CaseLayer, suffix.edited))  # a tuple hides them from nn.Module's registration
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.new: list[PreparedEdit] = []
@@ -45,7 +51,7 @@ class EditModule(LightningModule):
     @property
     def layer(self) -> CaseLayer:
         """The edited layer."""
-        return self._frozen[0].case_layer
+        return self._frozen[1]
 
     def prepare(self, edits: Sequence[PreparedEdit]) -> None:
         """Take the edits of the next fit and measure their gradients at the initial subspace."""
@@ -78,8 +84,7 @@ class EditModule(LightningModule):
             self.counts[index] += 1
         self.new = [replace(edit, subspace=a.subspace) for edit, a in zip(self.new, allocations, strict=True)]
         for index in sorted({allocation.subspace for allocation in allocations}):
-            pair = {"down": subspaces.down[index], "up": subspaces.up[index]}
-            self.active[str(index)] = torch.nn.ParameterDict(pair)
+            self.active[str(index)] = torch.nn.ParameterDict(subspaces.parameters_of(index))
         subspaces.requires_grad_(False)
         self.active.requires_grad_(True)
 
@@ -92,15 +97,9 @@ class EditModule(LightningModule):
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def logits(self, batch: EditBatch) -> Tensor:
-        """Logits at every labelled position, `(labels, vocabulary)` in float32."""
-        tuner, suffix = self._frozen
-        with tuner.forced_routes(batch.routes):
-            return suffix(batch.states, batch.rows, batch.columns).float()
-
     def nll(self, batch: EditBatch) -> Tensor:
         """Negative log-likelihood of every labelled token, `(labels,)` in float32."""
-        return functional.cross_entropy(self.logits(batch), batch.labels, reduction="none")
+        return functional.cross_entropy(run_suffix(self._frozen[0], batch), batch.labels, reduction="none")
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from peft.utils.peft_types import PeftType
 
 from case_lightning.errors import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -21,6 +21,8 @@ class CaseConfig(PeftConfig):
         rank: Rank of a subspace.
         scale: Factor `s` of `ΔW = s · B A`.
         seed: Seed of the initial subspaces.
+        n_directions: Directions of the whitening of the projection's input (see `case_lightning.method.basis`).
+        tune_input: Whether `A` is trained and stored, too; else it comes from the seed and the whitening.
         subject_threshold: Share of an edit's subject that a query must name to be in the edit's scope, 0 to 1.
         relation_threshold: Share of the rest of the edit's prompt that it must cover as well, 0 to 1.
         storage_dtype: Dtype of saved subspaces; computation is in float32.
@@ -38,6 +40,8 @@ class CaseConfig(PeftConfig):
     rank: int = 64
     scale: float = 1.0
     seed: int = 0
+    n_directions: int = 0
+    tune_input: bool = False
     subject_threshold: float = 0.8
     relation_threshold: float = 0.05
     storage_dtype: str = "float16"

@@ -24,7 +24,9 @@ class CaseAdapter(nn.Module):
     def __init__(self, config: CaseConfig, d_in: int, d_out: int) -> None:
         """Build what the config's sizes say."""
         super().__init__()
-        self.subspaces = Subspaces(d_in, d_out, config.rank, config.scale, config.seed)
+        self.subspaces = Subspaces(
+            d_in, d_out, config.rank, config.scale, config.seed, config.n_directions, config.tune_input
+        )
         self.keys = RouterKeys(config.n_keys, config.n_key_tokens, config.n_calibration)
         self.memory = MemoryStore(d_in, d_out, config.n_memories)
         for _ in range(config.n_subspaces):

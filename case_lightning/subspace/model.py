@@ -204,7 +204,7 @@ class CaseModel(BaseTuner):
         state = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         dtype = getattr(torch, config.storage_dtype)
         return {
-            name: value.to(dtype) if ".subspaces." in name and value.is_floating_point() else value
+            name: value.to(dtype) if ".subspaces.up." in name or ".subspaces.down." in name else value
             for name, value in state.items()
         }
 

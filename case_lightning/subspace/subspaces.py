@@ -3,9 +3,12 @@
 Each row of a batch goes through its own.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from case_lightning.method.basis import Whitening, build_basis, measure_whitening
 from case_lightning.method.conflict import OuterSum
 
 UNEDITED = -1  # the route of a row that sees the frozen weight alone
@@ -14,36 +17,85 @@ UNEDITED = -1  # the route of a row that sees the frozen weight alone
 class Subspaces(nn.Module):
     """A growing set of low-rank updates of one `d_in → d_out` projection.
 
+    `A_i` is fixed and comes from the seed and the whitening of its inputs, so only `B_i` is trained and stored; or it
+    starts there and is trained and stored as well.
+
     Args:
         d_in: Input width of the projection.
         d_out: Its output width.
         rank: Rank of each subspace.
         scale: `s`.
-        seed: Seed of the initial `A`; subspace i starts from seed + i, so a run can be repeated.
+        seed: Seed of `A`; subspace i has seed + i, so a run can be repeated.
+        n_directions: Directions of a whitening to make room for.
+        tune_input: Whether `A` is trained.
     """
 
-    def __init__(self, d_in: int, d_out: int, rank: int, scale: float = 1.0, seed: int = 0) -> None:
-        """Start without subspaces."""
+    scales: Tensor
+    directions: Tensor
+    shrinks: Tensor
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        rank: int,
+        scale: float = 1.0,
+        seed: int = 0,
+        n_directions: int = 0,
+        tune_input: bool = False,
+    ) -> None:
+        """Start without subspaces, and with inputs as they are."""
         super().__init__()
         self.d_in, self.d_out, self.rank, self.scale, self.seed = d_in, d_out, rank, scale, seed
-        self.down = nn.ParameterList()  # A_i, (rank, d_in)
+        self.tune_input = tune_input
+        self.register_buffer("scales", torch.ones(d_in))
+        self.register_buffer("directions", torch.zeros(n_directions, d_in, dtype=torch.float16))
+        self.register_buffer("shrinks", torch.zeros(n_directions))
+        self.down = nn.ParameterList()  # A_i, (rank, d_in), where they are trained
         self.up = nn.ParameterList()  # B_i, (d_out, rank)
+        self._bases: dict[int, Tensor] = {}  # A_i where they are fixed, built when asked for
 
     def __len__(self) -> int:
         """Number of subspaces."""
-        return len(self.down)
+        return len(self.up)
+
+    def whiten(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Have the subspaces that are opened from now on read whitened inputs.
+
+        Args:
+            inputs: Inputs of the projection over ordinary text, `(tokens, d_in)`.
+            outputs: Its outputs for them, `(tokens, d_out)`.
+        """
+        size = outputs.float().square().mean().sqrt().item()
+        whitening = measure_whitening(inputs, len(self.directions), size)
+        self.scales = whitening.scales
+        self.directions = whitening.directions.half()  # as stored: a reloaded adapter builds the same `A`
+        self.shrinks = whitening.shrinks
 
     def open(self, device: torch.device | str | None = None) -> int:
-        """Add an initial subspace `ΔW_0^0`, seeded `A` and zero `B`, which changes nothing yet.
+        """Add an initial subspace `ΔW_0^0`, with `B` zero, which changes nothing yet.
 
         Returns:
             Its index.
         """
-        generator = torch.Generator().manual_seed(self.seed + len(self))
-        down = torch.randn(self.rank, self.d_in, generator=generator) / self.d_in**0.5
-        self.down.append(nn.Parameter(down.to(device)))
         self.up.append(nn.Parameter(torch.zeros(self.d_out, self.rank, device=device)))
-        return len(self) - 1
+        index = len(self) - 1
+        if self.tune_input:
+            self.down.append(nn.Parameter(self._build(index).to(device)))
+        return index
+
+    def basis(self, index: int) -> Tensor:
+        """`A_i`, `(rank, d_in)`."""
+        if self.tune_input:
+            return self.down[index]
+        device = self.up[index].device
+        if index not in self._bases or self._bases[index].device != device:
+            self._bases[index] = self._build(index).to(device)
+        return self._bases[index]
+
+    def parameters_of(self, index: int) -> dict[str, nn.Parameter]:
+        """What is trained of a subspace, by name: `up` and, where `A` is tuned, `down`."""
+        return {"up": self.up[index]} | ({"down": self.down[index]} if self.tune_input else {})
 
     def update(self, index: int, inputs: Tensor) -> Tensor:
         """`ΔW_i x` in float32.
@@ -55,8 +107,7 @@ class Subspaces(nn.Module):
         Returns:
             `(..., d_out)`.
         """
-        down, up = self.down[index], self.up[index]
-        update: Tensor = self.scale * (inputs.to(down.dtype) @ down.T) @ up.T
+        update: Tensor = self.scale * (inputs.float() @ self.basis(index).T) @ self.up[index].T
         return update
 
     def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
@@ -77,10 +128,20 @@ class Subspaces(nn.Module):
 
     def direction(self, index: int) -> OuterSum:
         """The update direction `E_i` of a subspace, as factors."""
-        return OuterSum.from_adapter(self.down[index].detach(), self.up[index].detach(), self.scale)
+        return OuterSum.from_adapter(self.basis(index).detach(), self.up[index].detach(), self.scale)
 
     @torch.no_grad()
     def round_to(self, dtype: torch.dtype) -> None:
         """Round all parameters to what a file of `dtype` holds: a saved adapter answers exactly like this one."""
         for parameter in self.parameters():
             parameter.copy_(parameter.to(dtype))
+
+    def _build(self, index: int) -> Tensor:
+        if self.scales.is_meta:
+            return torch.empty(self.rank, self.d_in, device="meta")
+        whitening = Whitening(self.scales.cpu(), self.directions.cpu().float(), self.shrinks.cpu())
+        return build_basis(self.rank, whitening, self.seed + index)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._bases.clear()  # built from other numbers

@@ -47,8 +47,8 @@ def test_suffix_from_prefix_states_equals_the_full_forward(family: str, layer: i
         with tuner.forced_routes(routes[row : row + 1]):
             edited[row == ROWS] = run_alone(model, texts)[row == ROWS]
     assert not torch.allclose(edited, plain, atol=1e-2)
-    with tuner.forced_routes(routes):
-        torch.testing.assert_close(suffix(pad(states), ROWS, COLUMNS), edited, rtol=1e-4, atol=1e-5)
+    suffix.edited.routes = routes
+    torch.testing.assert_close(suffix(pad(states), ROWS, COLUMNS), edited, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -92,8 +92,9 @@ def test_gradients_reach_the_subspaces_and_states() -> None:
     architecture = find_architecture(model)
     tuner = build_adapter(model, keys=False).base_model
     states = pad(Prefix(model, architecture, 2)(texts)).requires_grad_()
-    with tuner.forced_routes(torch.tensor([0, -1, -1])):
-        Suffix(model, architecture, 2)(states, ROWS, COLUMNS).sum().backward()
+    suffix = Suffix(model, architecture, 2, shared=[tuner.case_layer.case_adapter])
+    suffix.edited.routes = torch.tensor([0, -1, -1])
+    suffix(states, ROWS, COLUMNS).sum().backward()
     subspaces = tuner.case_layer.adapter.subspaces
     assert subspaces.up[0].grad.abs().sum() > 0
     assert subspaces.up[1].grad is None
