@@ -57,7 +57,7 @@ class SubspaceSettings:
         tune_input: Whether the input side `A` of a subspace is tuned and stored, too, as published; else it is fixed.
         subject_threshold: Share of an edit's subject that a query must name to be in its scope.
         relation_threshold: Share of the rest of its prompt that it must cover.
-        storage_dtype: `float32`, `float16` or `bfloat16` on disk.
+        storage_dtype: `float32`, `float16`, `bfloat16` or `int8` on disk; int8 has a scale for each row.
     """
 
     rank: int = 512
@@ -66,7 +66,7 @@ class SubspaceSettings:
     tune_input: bool = False
     subject_threshold: float = 0.8
     relation_threshold: float = 0.05
-    storage_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    storage_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "int8"
 
 
 @dataclass

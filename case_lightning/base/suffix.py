@@ -9,7 +9,7 @@ through the output head.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from case_lightning.base.architecture import Architecture
-
 
 PIECE, PIECES_AT_ONCE = 64, 16  # tokens
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
@@ -133,7 +132,7 @@ class Suffix:
         returns_tuple = _returns_tuple(model, architecture.layers[0])
         twins = {module: module for module in shared}
         twins |= {module: _stand_in(module, returns_tuple) for module in architecture.layers[:layer]}
-        self.model: PreTrainedModel = _copy(model, twins, {}, self.dtype)
+        self.model = cast(PreTrainedModel, _copy(model, twins, {}, self.dtype))
         self.entry, self.head = twins[architecture.layers[layer]], twins[architecture.output_head]
         self.edited = self.model.get_submodule(architecture.down_projections[layer])
 
@@ -162,8 +161,11 @@ class Suffix:
 
 
 def _copy(
-    module: nn.Module, twins: dict[nn.Module, nn.Module], parameters: dict[nn.Parameter, nn.Parameter], dtype: torch.dtype
-) -> Any:
+    module: nn.Module,
+    twins: dict[nn.Module, nn.Module],
+    parameters: dict[nn.Parameter, nn.Parameter],
+    dtype: torch.dtype,
+) -> nn.Module:
     """A module of the same structure with its floating-point parameters in a dtype, and without hooks.
 
     Args:
@@ -205,15 +207,16 @@ def read_projection(model: PreTrainedModel, projection: nn.Module, tokens: Tenso
     found: list[tuple[Tensor, Tensor]] = []
 
     def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        rows = [one.reshape(len(piece), -1, one.shape[-1])[:, 1:] for one in (args[0], output)]
+        rows = [one.reshape(-1, PIECE, one.shape[-1])[:, 1:] for one in (args[0], output)]
         found.append((rows[0].flatten(0, 1), rows[1].flatten(0, 1)))
         raise _ReachedError
 
     handle = projection.register_forward_hook(keep)
     try:
-        for piece in tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE).split(PIECES_AT_ONCE):
+        pieces = tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE)
+        for start in range(0, len(pieces), PIECES_AT_ONCE):
             with suppress(_ReachedError):
-                model(input_ids=piece.to(model.device), use_cache=False)
+                model(input_ids=pieces[start : start + PIECES_AT_ONCE].to(model.device), use_cache=False)
     finally:
         handle.remove()
     return torch.cat([inputs for inputs, _ in found]), torch.cat([outputs for _, outputs in found])

@@ -73,26 +73,32 @@ def _find_largest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     wide = x.shape[1] > x.shape[0]  # then those of the smaller `x xᵀ` lead to them
     values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
     values, vectors = values[-count:].flip(0).clamp_min(1e-12), vectors[:, -count:].flip(1).T
-    return values, vectors @ x / values.sqrt()[:, None] if wide else vectors
+    if wide:
+        vectors = vectors @ x / values.sqrt()[:, None]
+    return values, vectors
 
 
 def whiten(x: Tensor, whitening: Whitening) -> Tensor:
     """`W x` for inputs `(..., d_in)`."""
     scaled = x * whitening.scales
-    return scaled + (scaled @ whitening.directions.T * whitening.shrinks) @ whitening.directions
+    whitened: Tensor = scaled + (scaled @ whitening.directions.T * whitening.shrinks) @ whitening.directions
+    return whitened
 
 
 def draw_basis(rank: int, d_in: int, seed: int) -> Tensor:
     """`R`: seeded random rows, orthonormal where there are no more of them than features, `(rank, d_in)`."""
     draws = torch.randn(d_in, rank, generator=torch.Generator().manual_seed(seed))
     if rank > d_in:
-        return draws.T / d_in**0.5
-    rows, triangle = torch.linalg.qr(draws)
-    return (rows * triangle.diagonal().sign()).T.contiguous()  # the sign makes the factorisation unique
+        draws = draws.T / d_in**0.5
+        return draws
+    columns, triangle = torch.linalg.qr(draws)
+    rows: Tensor = (columns * triangle.diagonal().sign()).T  # the sign makes the factorisation unique
+    return rows.contiguous()
 
 
 def build_basis(rank: int, whitening: Whitening, seed: int) -> Tensor:
     """`A = R W`, `(rank, d_in)`."""
     rows = draw_basis(rank, len(whitening.scales), seed)
     directions = whitening.directions
-    return (rows + (rows @ directions.T * whitening.shrinks) @ directions) * whitening.scales
+    basis: Tensor = (rows + (rows @ directions.T * whitening.shrinks) @ directions) * whitening.scales
+    return basis

@@ -8,6 +8,7 @@ from peft.utils.peft_types import PeftType
 from case_lightning.errors import ConfigError
 
 FORMAT_VERSION = 2
+STORAGE_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 @dataclass
@@ -44,7 +45,7 @@ class CaseConfig(PeftConfig):
     tune_input: bool = False
     subject_threshold: float = 0.8
     relation_threshold: float = 0.05
-    storage_dtype: str = "float16"
+    storage_dtype: str = "int8"
     n_subspaces: int = 0
     n_keys: int = 0
     n_key_tokens: int = 0
@@ -68,5 +69,5 @@ class CaseConfig(PeftConfig):
         for name in ("rank", "scale"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0, found {getattr(self, name)}")
-        if self.storage_dtype not in ("float32", "float16", "bfloat16"):
-            raise ConfigError(f"storage_dtype: expected float32, float16 or bfloat16, found {self.storage_dtype!r}")
+        if self.storage_dtype not in STORAGE_DTYPES:
+            raise ConfigError(f"storage_dtype: expected {', '.join(STORAGE_DTYPES)}, found {self.storage_dtype!r}")

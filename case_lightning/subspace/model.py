@@ -15,6 +15,7 @@ from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.subspace.config import CaseConfig
 from case_lightning.subspace.layer import CaseLayer
 from case_lightning.subspace.router import Router, TokenSpace
+from case_lightning.subspace.subspaces import encode_parameters
 
 HELD_ROUTES = "_case_routes"  # attribute of a key-value cache: the routes of the rows it was filled for
 HOOKS = "_case_hooks"  # attribute of a base model: the handles of the hooks that route its rows
@@ -202,11 +203,7 @@ class CaseModel(BaseTuner):
         for layer in cls._find_layers(model, [adapter_name]):
             layer.get_adapter(adapter_name).record_sizes(config)
         state = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        dtype = getattr(torch, config.storage_dtype)
-        return {
-            name: value.to(dtype) if ".subspaces.up." in name or ".subspaces.down." in name else value
-            for name, value in state.items()
-        }
+        return encode_parameters(state, getattr(torch, config.storage_dtype))
 
 
 def _repeat(routes: Tensor | None, tokens: Tensor | None) -> Tensor | None:

@@ -3,14 +3,15 @@
 Each row of a batch goes through its own.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from case_lightning.method.activation import dequantize, quantize
 from case_lightning.method.basis import Whitening, build_basis, measure_whitening
 from case_lightning.method.conflict import OuterSum
 
+SCALE = "_scale"
 UNEDITED = -1  # the route of a row that sees the frozen weight alone
 
 
@@ -107,7 +108,8 @@ class Subspaces(nn.Module):
         Returns:
             `(..., d_out)`.
         """
-        update: Tensor = self.scale * (inputs.float() @ self.basis(index).T) @ self.up[index].T
+        features = inputs.float() @ self.basis(index).T  # (..., rank)
+        update: Tensor = self.scale * (features @ self.up[index].T)
         return update
 
     def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ class Subspaces(nn.Module):
     def round_to(self, dtype: torch.dtype) -> None:
         """Round all parameters to what a file of `dtype` holds: a saved adapter answers exactly like this one."""
         for parameter in self.parameters():
-            parameter.copy_(parameter.to(dtype))
+            parameter.copy_(dequantize(*quantize(parameter)) if dtype == torch.int8 else parameter.to(dtype))
 
     def _build(self, index: int) -> Tensor:
         if self.scales.is_meta:
@@ -142,6 +144,26 @@ class Subspaces(nn.Module):
         whitening = Whitening(self.scales.cpu(), self.directions.cpu().float(), self.shrinks.cpu())
         return build_basis(self.rank, whitening, self.seed + index)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        for name in [name for name in state_dict if name.startswith(prefix) and name.endswith(SCALE)]:
+            scale = state_dict.pop(name)
+            state_dict[name.removesuffix(SCALE)] = dequantize(state_dict[name.removesuffix(SCALE)], scale)
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._bases.clear()  # built from other numbers
+
+
+def encode_parameters(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A state dict in which the subspaces' parameters are in the dtype of a file.
+
+    Those in int8 have a scale for each row beside them, named as they are with `SCALE` at the end.
+    """
+    encoded = {}
+    for name, value in state.items():
+        if ".subspaces.up." not in name and ".subspaces.down." not in name:
+            encoded[name] = value
+        elif dtype == torch.int8:
+            encoded[name], encoded[name + SCALE] = quantize(value)
+        else:
+            encoded[name] = value.to(dtype)
+    return encoded
