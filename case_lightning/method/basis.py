@@ -89,8 +89,7 @@ def draw_basis(rank: int, d_in: int, seed: int) -> Tensor:
     """`R`: seeded random rows, orthonormal where there are no more of them than features, `(rank, d_in)`."""
     draws = torch.randn(d_in, rank, generator=torch.Generator().manual_seed(seed))
     if rank > d_in:
-        draws = draws.T / d_in**0.5
-        return draws
+        return draws.T.div(d_in**0.5)
     columns, triangle = torch.linalg.qr(draws)
     rows: Tensor = (columns * triangle.diagonal().sign()).T  # the sign makes the factorisation unique
     return rows.contiguous()

@@ -5,6 +5,7 @@ Each row of a batch goes through its own.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from typing_extensions import override
 
 from case_lightning.method.activation import dequantize, quantize
@@ -109,8 +110,7 @@ class Subspaces(nn.Module):
             `(..., d_out)`.
         """
         features = inputs.float() @ self.basis(index).T  # (..., rank)
-        update: Tensor = self.scale * (features @ self.up[index].T)
-        return update
+        return functional.linear(features, self.up[index]).mul(self.scale)
 
     def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
         """Add each row's own update to the frozen projection's output.
