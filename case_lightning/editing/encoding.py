@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from case_lightning.data import Edit
 
+KEPT = 32  # tokens of a router key beside the subject's
 SPACE_MARK = "\u2581"  # how SentencePiece writes a space
 
 
@@ -86,7 +87,7 @@ def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tens
     """The edit's router keys: its prompt, and where it names a subject that once more with the subject in front.
 
     Many tokenizers split a word at the start of a text in another way than inside it, and a query may have it in either
-    place.
+    place. Of a passage only the end is kept beside the subject: that is where its question stands.
 
     Returns:
         For each key the token ids without special tokens and which of them touch the subject, both `(length,)`.
@@ -102,7 +103,10 @@ def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tens
 
 def _mark(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> tuple[Tensor, Tensor]:
     """Token ids of a text and which of them touch the characters from `start` to before `end`."""
-    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
-    spans = tokens["offset_mapping"] if tokenizer.is_fast else [(0, 0)] * len(tokens.input_ids)
-    touched = [first < end and last > start for first, last in spans]
-    return torch.tensor(tokens.input_ids, dtype=torch.long), torch.tensor(touched, dtype=torch.bool)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    spans = encoded["offset_mapping"] if tokenizer.is_fast else [(0, 0)] * len(encoded.input_ids)
+    tokens = torch.tensor(encoded.input_ids, dtype=torch.long)
+    touched = torch.tensor([first < end and last > start for first, last in spans], dtype=torch.bool)
+    others_from_here = (~touched).flip(0).cumsum(0).flip(0)
+    kept = touched | (others_from_here <= KEPT)
+    return tokens[kept], touched[kept]

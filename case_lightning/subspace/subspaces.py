@@ -89,7 +89,8 @@ class Subspaces(nn.Module):
     def basis(self, index: int) -> Tensor:
         """`A_i`, `(rank, d_in)`."""
         if self.tune_input:
-            return self.down[index]
+            tuned: Tensor = self.down[index]
+            return tuned
         device = self.up[index].device
         if index not in self._bases or self._bases[index].device != device:
             self._bases[index] = self._build(index).to(device)
@@ -110,7 +111,8 @@ class Subspaces(nn.Module):
             `(..., d_out)`.
         """
         features = inputs.float() @ self.basis(index).T  # (..., rank)
-        return functional.linear(features, self.up[index]).mul(self.scale)
+        update: Tensor = functional.linear(features, self.up[index]) * self.scale
+        return update
 
     def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
         """Add each row's own update to the frozen projection's output.
