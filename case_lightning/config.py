@@ -60,7 +60,7 @@ class SubspaceSettings:
         storage_dtype: `float32`, `float16`, `bfloat16` or `int8` on disk; int8 has a scale for each row.
     """
 
-    rank: int = 512
+    rank: int = 1024
     scale: float = 1.0
     n_directions: int = 16
     tune_input: bool = False
@@ -120,7 +120,7 @@ class TrainingSettings:
     steps: int = 20
     learning_rate: float = 1.25e-3
     weight_decay: float = 0.0
-    n_rehearsed: int = 10
+    n_rehearsed: int = 15
     n_variants: int = 4
     append_end: bool = True
     mask_neurons: bool = True

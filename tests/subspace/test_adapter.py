@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Conv1D, PreTrainedModel
 
@@ -23,6 +24,7 @@ from tests.subspace.tiny_adapters import (
 )
 
 over_families = pytest.mark.parametrize("family", EDITED_FAMILIES)
+over_inputs = pytest.mark.parametrize("tune_input", [False, True], ids=["fixed input", "tuned input"])
 BATCH = torch.tensor([PROMPT, UNRELATED, OTHER, PROMPT])
 ROUTES = torch.tensor([0, -1, 1, 0])
 
@@ -38,7 +40,7 @@ def materialise(model: PeftModel, index: int) -> PreTrainedModel:
     base = build_base(model.family)
     projection = base.get_submodule(config.target_modules[0])
     with torch.no_grad():
-        update = config.scale * subspaces.up[index] @ subspaces.down[index]  # (d_out, d_in)
+        update = config.scale * subspaces.up[index] @ subspaces.basis(index)  # (d_out, d_in)
         projection.weight += update.T if isinstance(projection, Conv1D) else update
     return base
 
@@ -63,9 +65,10 @@ def test_an_empty_adapter_on_the_default_layer_changes_no_bit(family: str) -> No
 
 
 @over_families
-def test_every_row_of_a_mixed_batch_goes_its_own_way(family: str) -> None:
+@over_inputs
+def test_every_row_of_a_mixed_batch_goes_its_own_way(family: str, tune_input: bool) -> None:
     before = get_logits(build_base(family))
-    model = build_named(family, scale=0.5)
+    model = build_named(family, scale=0.5, tune_input=tune_input)
     after = get_logits(model)
     assert torch.equal(after[ROUTES == -1], before[ROUTES == -1])
     for row in (0, 2, 3):
@@ -86,10 +89,12 @@ def test_a_disabled_adapter_changes_no_bit(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [(family, "float16") for family in EDITED_FAMILIES] + [("llama", "float32"), ("gpt2, Conv1D", "bfloat16")],
+    [(family, "int8") for family in EDITED_FAMILIES]
+    + [("llama", "float32"), ("llama", "float16"), ("gpt2, Conv1D", "bfloat16")],
 )
-def test_round_trip(family: str, dtype: str, tmp_path: Path) -> None:
-    model = build_named(family, storage_dtype=dtype)
+@over_inputs
+def test_round_trip(family: str, dtype: str, tune_input: bool, tmp_path: Path) -> None:
+    model = build_named(family, storage_dtype=dtype, tune_input=tune_input, n_directions=2)
     memory = {
         "inputs": torch.ones(3, model.base_model.case_layer.in_features, dtype=torch.int8),
         "input_scales": torch.rand(3, 1),
@@ -109,15 +114,42 @@ def test_round_trip(family: str, dtype: str, tmp_path: Path) -> None:
         assert again[name].dtype == value.dtype
     config = PeftConfig.from_pretrained(tmp_path)
     sizes = {name: getattr(config, name) for name in vars(config) if name.startswith("n_")}
-    assert sizes == {"n_subspaces": 2, "n_keys": 2, "n_key_tokens": 10, "n_calibration": VOCAB - 3, "n_memories": 3}
+    sizes_of_the_rest = {"n_keys": 2, "n_key_tokens": 10, "n_calibration": VOCAB - 3, "n_memories": 3}
+    assert sizes == {"n_directions": 2, "n_subspaces": 2} | sizes_of_the_rest
     assert isinstance(config, CaseConfig)
+    assert config.tune_input == tune_input
+
+
+@over_inputs
+def test_what_a_folder_holds_of_the_subspaces(tune_input: bool, tmp_path: Path) -> None:
+    model = build_adapter(build_base(), n_subspaces=1, tune_input=tune_input, n_directions=2)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    found = {name.split(".subspaces.")[1]: value.dtype for name, value in saved.items() if ".subspaces." in name}
+    matrices = ["up.0", "down.0"] if tune_input else ["up.0"]
+    assert found == (
+        {"scales": torch.float32, "directions": torch.float16, "shrinks": torch.float32}
+        | dict.fromkeys(matrices, torch.int8)
+        | {f"{name}_scale": torch.float32 for name in matrices}
+    )
+
+
+def test_whitening_counts_in_the_answers() -> None:
+    assert not torch.allclose(
+        get_logits(build_adapter(build_base(), n_directions=2)), get_logits(build_adapter(build_base())), atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
-def test_loading_by_the_names_in_the_folder_alone(tmp_path: Path, low_cpu_mem_usage: bool) -> None:
+@pytest.mark.parametrize("storage_dtype", ["int8", "float16"])
+@over_inputs
+def test_loading_by_the_names_in_the_folder_alone(
+    tmp_path: Path, low_cpu_mem_usage: bool, storage_dtype: str, tune_input: bool
+) -> None:
     build_base().save_pretrained(tmp_path / "base")
     base = type(build_base()).from_pretrained(tmp_path / "base")
-    model = build_adapter(base, task_type="CAUSAL_LM", base_model_name_or_path=str(tmp_path / "base"))
+    names = {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(tmp_path / "base")}
+    model = build_adapter(base, **names, storage_dtype=storage_dtype, tune_input=tune_input, n_directions=2)
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", low_cpu_mem_usage=low_cpu_mem_usage).eval()
     assert torch.equal(get_logits(loaded), get_logits(model))
@@ -176,7 +208,7 @@ def test_a_future_format_is_refused(tmp_path: Path) -> None:
         ({"scale": -1.0}, "scale: expected more than 0"),
         ({"subject_threshold": 1.5}, "subject_threshold: expected 0 to 1, found 1.5"),
         ({"relation_threshold": -0.1}, "relation_threshold: expected 0 to 1"),
-        ({"storage_dtype": "int8"}, "storage_dtype: expected float32, float16 or bfloat16, found 'int8'"),
+        ({"storage_dtype": "int4"}, "storage_dtype: expected float32, float16, bfloat16, int8, found 'int4'"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:

@@ -4,19 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from case_lightning.method.basis import draw_basis, measure_whitening
 from case_lightning.subspace import UNEDITED, Subspaces
 from case_lightning.subspace.memory import MemoryStore
+from tests.method.naive import draw
 
 D_IN, D_OUT, RANK = 6, 5, 3
+over_inputs = pytest.mark.parametrize("tune_input", [False, True], ids=["fixed input", "tuned input"])
 
 
-def build_subspaces(n: int = 3, seed: int = 0, scale: float = 0.5) -> Subspaces:
-    subspaces = Subspaces(D_IN, D_OUT, RANK, scale, seed)
-    generator = torch.Generator().manual_seed(9)
-    for index in range(n):
+def build_subspaces(n: int = 3, seed: int = 0, scale: float = 0.5, tune_input: bool = False) -> Subspaces:
+    subspaces = Subspaces(D_IN, D_OUT, RANK, scale, seed, tune_input=tune_input)
+    for index, up in enumerate(draw(9, *[(D_OUT, RANK)] * n)):
         assert subspaces.open() == index
         with torch.no_grad():
-            subspaces.up[index].copy_(torch.randn(D_OUT, RANK, generator=generator))
+            subspaces.up[index].copy_(up)
     return subspaces
 
 
@@ -26,39 +28,80 @@ def materialise(subspaces: Subspaces, index: int) -> Tensor:
     for out in range(D_OUT):
         for into in range(D_IN):
             for rank in range(RANK):
-                product = subspaces.up[index][out, rank] * subspaces.down[index][rank, into]
+                product = subspaces.up[index][out, rank] * subspaces.basis(index)[rank, into]
                 update[out, into] += subspaces.scale * product.item()
     return update
 
 
-def test_open_is_seeded_and_starts_from_no_change() -> None:
-    one, other = Subspaces(D_IN, D_OUT, RANK, seed=4), Subspaces(D_IN, D_OUT, RANK, seed=4)
+@over_inputs
+def test_open_is_seeded_and_starts_from_no_change(tune_input: bool) -> None:
+    one, other = (Subspaces(D_IN, D_OUT, RANK, seed=4, tune_input=tune_input) for _ in range(2))
     for subspaces in (one, other):
         torch.rand(7)  # the global generator has no say
         for _ in range(3):
             subspaces.open()
     assert len(one) == 3
     for index in range(3):
-        assert torch.equal(one.down[index], other.down[index])
+        assert torch.equal(one.basis(index), other.basis(index))
+        assert torch.equal(one.basis(index), draw_basis(RANK, D_IN, seed=4 + index))  # no inputs seen: as they are
         assert one.up[index].count_nonzero() == 0
-        assert one.down[index].shape == (RANK, D_IN)
-    assert not torch.equal(one.down[0], one.down[1])
-    shifted = Subspaces(D_IN, D_OUT, RANK, seed=5)
+    assert not torch.equal(one.basis(0), one.basis(1))
+    shifted = Subspaces(D_IN, D_OUT, RANK, seed=5, tune_input=tune_input)
     shifted.open()
-    assert torch.equal(shifted.down[0], one.down[1])  # subspace i starts from seed + i
+    assert torch.equal(shifted.basis(0), one.basis(1))  # subspace i starts from seed + i
 
 
-def test_opening_leaves_the_global_generator_alone() -> None:
+@over_inputs
+def test_opening_leaves_the_global_generator_alone(tune_input: bool) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    build_subspaces()
+    materialise(build_subspaces(tune_input=tune_input), 0)
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize(("tune_input", "names"), [(False, {"up"}), (True, {"up", "down"})])
+def test_a_fixed_input_is_neither_trained_nor_stored(tune_input: bool, names: set[str]) -> None:
+    subspaces = build_subspaces(n=2, tune_input=tune_input)
+    materialise(subspaces, 1)  # also once it is built
+    parameters = {f"{name}.{index}" for name in names for index in range(2)}
+    assert {name for name, _ in subspaces.named_parameters()} == parameters
+    assert set(subspaces.state_dict()) == parameters | {"scales", "directions", "shrinks"}
+    assert subspaces.parameters_of(1).keys() == names
+    for name, parameter in subspaces.parameters_of(1).items():
+        assert parameter is getattr(subspaces, name)[1]
+    assert subspaces.basis(1).requires_grad == tune_input
+
+
+@over_inputs
+def test_whitened_inputs_before_the_first_subspace(tune_input: bool) -> None:
+    inputs, outputs = draw(3, (40, D_IN), (40, D_OUT))
+    inputs, outputs = inputs * torch.logspace(-1, 1, D_IN), outputs * 7
+    subspaces = Subspaces(D_IN, D_OUT, RANK, seed=2, n_directions=2, tune_input=tune_input)
+    subspaces.whiten(inputs, outputs)
+    index = subspaces.open()
+    whitening = measure_whitening(inputs, 2, outputs.square().mean().sqrt().item())
+    shrunk = whitening.directions.T @ torch.diag(whitening.shrinks) @ whitening.directions
+    expected = draw_basis(RANK, D_IN, seed=2) @ (torch.eye(D_IN) + shrunk) @ torch.diag(whitening.scales)
+    torch.testing.assert_close(subspaces.basis(index).detach(), expected, rtol=1e-2, atol=1e-2)  # directions are halves
+    features = inputs @ subspaces.basis(index).T
+    assert 0.5 < features.square().mean().sqrt() / outputs.square().mean().sqrt() < 2
+
+
+def test_a_fixed_input_follows_the_device() -> None:
+    subspaces = build_subspaces(n=1)
+    before = subspaces.basis(0)
+    assert subspaces.basis(0) is before  # built once
+    assert subspaces.to("meta").basis(0).device.type == "meta"
+    again = subspaces.to_empty(device="cpu")
+    again.load_state_dict(build_subspaces(n=1).state_dict())
+    assert torch.equal(again.basis(0), before)
+
+
+@over_inputs
 @pytest.mark.parametrize("index", [0, 2])
-def test_update_and_direction_are_those_of_the_dense_matrix(index: int) -> None:
-    subspaces, inputs = build_subspaces(), torch.randn(2, 4, D_IN)
+def test_update_and_direction_are_those_of_the_dense_matrix(index: int, tune_input: bool) -> None:
+    subspaces, inputs = build_subspaces(tune_input=tune_input), torch.randn(2, 4, D_IN)
     dense = materialise(subspaces, index)
     torch.testing.assert_close(subspaces.update(index, inputs), inputs @ dense.T)
     direction = subspaces.direction(index)
@@ -84,22 +127,12 @@ def test_forward_routes_each_row(routes: list[int], dtype: torch.dtype) -> None:
             torch.testing.assert_close(found[row], expected)
 
 
-def test_gradients_stay_with_the_routed_subspace() -> None:
-    subspaces = build_subspaces()
+@over_inputs
+def test_gradients_stay_with_the_routed_subspace(tune_input: bool) -> None:
+    subspaces = build_subspaces(tune_input=tune_input)
     subspaces(torch.randn(2, 4, D_OUT), torch.randn(2, 4, D_IN), torch.tensor([1, UNEDITED])).sum().backward()
     assert [parameter.grad is not None for parameter in subspaces.up] == [False, True, False]
-    assert [parameter.grad is not None for parameter in subspaces.down] == [False, True, False]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_rounding_is_what_a_file_of_that_dtype_holds(dtype: torch.dtype) -> None:
-    subspaces = build_subspaces()
-    before = [parameter.detach().clone() for parameter in subspaces.parameters()]
-    subspaces.round_to(dtype)
-    for parameter, value in zip(subspaces.parameters(), before, strict=True):
-        assert parameter.dtype == torch.float32
-        assert torch.equal(parameter, value.to(dtype).float())
-    assert all(map(torch.equal, subspaces.parameters(), before)) == (dtype == torch.float32)
+    assert [parameter.grad is not None for parameter in subspaces.down] == [False, True, False][: len(subspaces.down)]
 
 
 def draw_rows(n: int) -> dict[str, Tensor]:

@@ -30,6 +30,11 @@ def build_adapter(model: PreTrainedModel, n_subspaces: int = 2, keys: bool = Tru
     peft_model = get_peft_model(model, CaseConfig(rank=4, **settings))
     adapter = peft_model.base_model.case_layer.adapter
     generator = torch.Generator().manual_seed(5)
+    if settings.get("n_directions"):
+        layer = peft_model.base_model.case_layer
+        sizes = torch.logspace(-1, 1, layer.in_features)
+        inputs = torch.randn(300, layer.in_features, generator=generator) * sizes
+        adapter.subspaces.whiten(inputs, torch.randn(300, layer.out_features, generator=generator))
     for index in range(n_subspaces):
         adapter.subspaces.open()
         with torch.no_grad():
@@ -39,7 +44,7 @@ def build_adapter(model: PreTrainedModel, n_subspaces: int = 2, keys: bool = Tru
         for index, prompt in enumerate((PROMPT, OTHER)):
             in_subject = torch.tensor([True, True, False, False, False])
             adapter.keys.add(torch.tensor(prompt), in_subject, index)
-    adapter.subspaces.round_to(getattr(torch, settings.get("storage_dtype", "float16")))
+    adapter.subspaces.round_to(getattr(torch, peft_model.peft_config["default"].storage_dtype))
     return peft_model.eval()
 
 
