@@ -47,32 +47,29 @@ class BatchOutcome:
     seconds: float
 
 
-def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
-    """Put a fresh, empty adapter on a base model."""
+def make_config(base: Base, settings: RunSettings) -> CaseConfig:
+    """The configuration of a fresh adapter for a base model."""
     layer = base.architecture.check_layer(
         base.architecture.default_layer if settings.base.layer is None else settings.base.layer
     )
-    subspace = settings.subspace
-    config = CaseConfig(
+    return CaseConfig(
         target_modules=[base.architecture.down_projections[layer]],
         layer=layer,
-        rank=subspace.rank,
-        scale=subspace.scale,
         seed=settings.seed,
-        n_directions=subspace.n_directions,
-        tune_input=subspace.tune_input,
-        subject_threshold=subspace.subject_threshold,
-        relation_threshold=subspace.relation_threshold,
-        storage_dtype=subspace.storage_dtype,
         base_fingerprint=base.fingerprint,
         base_model_name_or_path=base.name,
         task_type="CAUSAL_LM",
+        **vars(settings.subspace),
     )
-    model = cast(PeftModel, get_peft_model(base.model, config))
-    layer_ = cast(CaseModel, model.base_model).case_layer
+
+
+def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
+    """Put a fresh, empty adapter on a base model."""
+    model = cast(PeftModel, get_peft_model(base.model, make_config(base, settings)))
+    layer = cast(CaseModel, model.base_model).case_layer
     calibration = read_calibration(base.tokenizer)
-    layer_.adapter.keys.calibrate(calibration)
-    layer_.adapter.subspaces.whiten(*read_projection(base.model, layer_, calibration))
+    layer.adapter.keys.calibrate(calibration)
+    layer.adapter.subspaces.whiten(*read_projection(base.model, layer, calibration))
     return model
 
 
@@ -111,15 +108,18 @@ class Editor:
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
         masks = [EditNeuronMask()] if training.mask_neurons else []
-        self.trainer = _build_trainer(base, settings, log_dir, [self.allocation, *masks, self.memory, *callbacks])
+        self.trainer = _build_trainer(base, settings, log_dir, [self.allocation, self.memory, *masks, *callbacks])
         self.past: list[PreparedEdit] = []
         self.edits: list[Edit] = []
 
     def edit(self, edits: Sequence[Edit]) -> BatchOutcome:
         """Write one batch of edits into the model: one fit."""
         started = time.perf_counter()
-        new = self._prepare(edits)
-        self.module.prepare(new)
+        profile = self.trainer.profiler.profile  # type: ignore[attr-defined]  # set by a function that mypy cannot see
+        with profile("prefix"):
+            new = self._prepare(edits)
+        with profile("gradients"):
+            self.module.prepare(new)
         data = StepData(
             lambda: self.module.new,
             self.past,
@@ -129,8 +129,10 @@ class Editor:
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        self._fit(data)
-        self._commit(edits)
+        with profile("fit"):
+            self._fit(data)
+        with profile("commit"):
+            self._commit(edits)
         seconds = time.perf_counter() - started
         losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
         return BatchOutcome(self.allocation.allocations, losses, hits, seconds)

@@ -53,6 +53,11 @@ class EditModule(LightningModule):
         """The edited layer."""
         return self._frozen[1]
 
+    @property
+    def suffix(self) -> Suffix:
+        """What runs the frozen model."""
+        return self._frozen[0]
+
     def prepare(self, edits: Sequence[PreparedEdit]) -> None:
         """Take the edits of the next fit and measure their gradients at the initial subspace."""
         self.new = list(edits)
@@ -99,7 +104,7 @@ class EditModule(LightningModule):
 
     def nll(self, batch: EditBatch) -> Tensor:
         """Negative log-likelihood of every labelled token, `(labels,)` in float32."""
-        return functional.cross_entropy(run_suffix(self._frozen[0], batch), batch.labels, reduction="none")
+        return functional.cross_entropy(run_suffix(self.suffix, batch), batch.labels, reduction="none")
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
