@@ -20,7 +20,14 @@ from typing_extensions import override
 from case_lightning.base.architecture import Architecture
 
 PIECE, PIECES_AT_ONCE = 64, 16  # tokens
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 CONTAINERS = ("_modules", "_parameters", "_buffers", *HOOKS)  # of an nn.Module, not shared by its copy
 
 
@@ -186,7 +193,7 @@ def _copy(
                 parameters[parameter] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
             twin._parameters[name] = parameters[parameter]
     for name, child in module._modules.items():
-        twin._modules[name] = child and _copy(child, twins, parameters, dtype)
+        twin._modules[name] = None if child is None else _copy(child, twins, parameters, dtype)
     return twin
 
 
@@ -194,7 +201,8 @@ def _copy(
 def read_projection(model: PreTrainedModel, projection: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """What enters and what leaves a projection over a text.
 
-    The text is cut into pieces, of which the first token is left out: models give it activations of its own kind.
+    The text is cut into pieces, of which the first token is left out: models give it activations of its own kind. So is
+    what remains at the end.
 
     Args:
         model: The base model.
@@ -203,7 +211,12 @@ def read_projection(model: PreTrainedModel, projection: nn.Module, tokens: Tenso
 
     Returns:
         Inputs `(n, d_in)` and outputs `(n, d_out)`, of all tokens but those.
+
+    Raises:
+        ValueError: The text is shorter than a piece.
     """
+    if len(tokens) < PIECE:
+        raise ValueError(f"the text has {len(tokens)} tokens; give at least {PIECE}")
     found: list[tuple[Tensor, Tensor]] = []
 
     def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

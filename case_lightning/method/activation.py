@@ -27,7 +27,9 @@ def quantize(values: Tensor) -> tuple[Tensor, Tensor]:
         row's scale.
     """
     values = values.detach().float()
-    scale = values.abs().amax(dim=-1, keepdim=True) / INT8_MAX
+    largest = values.abs().amax(dim=-1, keepdim=True)
+    # a true division, which CUDA has for tensors alone: only so is what is rounded twice what is rounded once
+    scale = largest / torch.full_like(largest, INT8_MAX)
     codes = (values / scale.where(scale > 0, 1)).round()
     return codes.clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scale
 

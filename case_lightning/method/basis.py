@@ -54,15 +54,17 @@ def measure_whitening(inputs: Tensor, n_directions: int, size: float = 1.0) -> W
         ValueError: There are too few tokens, or some number is not finite.
     """
     tokens, d_in = inputs.shape
-    if not n_directions < min(tokens, d_in) or not inputs.isfinite().all():
-        raise ValueError(
-            f"whitening {n_directions} directions needs more than that many finite inputs and features, found "
-            f"{tokens} inputs of {d_in} features; give more text or ask for fewer directions"
-        )
     x = inputs.float()
     energy = x.square().mean(0)
+    if not n_directions < min(tokens, d_in) or not 0 < energy.sum() < float("inf"):
+        raise ValueError(
+            f"whitening {n_directions} directions needs more than that many finite inputs and features, not all zero, "
+            f"found {tokens} inputs of {d_in} features; give more text or ask for fewer directions"
+        )
     scales = (energy + RIDGE * energy.mean()).rsqrt()
     values, directions = _find_largest(x * scales, n_directions + 1)
+    if not values[-1] > 1e-6 * values[0]:
+        raise ValueError(f"the inputs span fewer than {n_directions + 1} directions; give more varied text")
     shrinks = (values[-1] / values[:-1]).sqrt() - 1
     whitening = Whitening(scales, directions[:-1], shrinks)
     return replace(whitening, scales=scales * size / whiten(x, whitening).square().mean().sqrt())

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from case_lightning.errors import ConfigError
 from case_lightning.method.activation import dequantize, quantize
 from case_lightning.method.basis import Whitening, build_basis, measure_whitening
 from case_lightning.method.conflict import OuterSum
 
 SCALE = "_scale"
+RESTORE = "restore the file from a copy"
 UNEDITED = -1  # the route of a row that sees the frozen weight alone
 
 
@@ -67,7 +69,12 @@ class Subspaces(nn.Module):
         Args:
             inputs: Inputs of the projection over ordinary text, `(tokens, d_in)`.
             outputs: Its outputs for them, `(tokens, d_out)`.
+
+        Raises:
+            ValueError: There are subspaces already, or the inputs are too few or of no use.
         """
+        if len(self):
+            raise ValueError(f"whitening comes before the first subspace is opened, found {len(self)} open")
         size = outputs.float().square().mean().sqrt().item()
         whitening = measure_whitening(inputs, len(self.directions), size)
         self.scales = whitening.scales
@@ -93,7 +100,8 @@ class Subspaces(nn.Module):
             return tuned
         device = self.up[index].device
         if index not in self._bases or self._bases[index].device != device:
-            self._bases[index] = self._build(index).to(device)
+            with torch.inference_mode(False):  # it outlives the mode it happens to be asked for in
+                self._bases[index] = self._build(index).to(device)
         return self._bases[index]
 
     def parameters_of(self, index: int) -> dict[str, nn.Parameter]:
@@ -149,8 +157,13 @@ class Subspaces(nn.Module):
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         for name in [name for name in state_dict if name.startswith(prefix) and name.endswith(SCALE)]:
-            scale = state_dict.pop(name)
-            state_dict[name.removesuffix(SCALE)] = dequantize(state_dict[name.removesuffix(SCALE)], scale)
+            scale, codes = state_dict.pop(name), state_dict.get(name.removesuffix(SCALE))
+            if codes is None or codes.dtype != torch.int8 or scale.shape != (len(codes), 1):
+                raise ConfigError(f"{name}: expected a scale for each row of eight-bit codes; {RESTORE}")
+            state_dict[name.removesuffix(SCALE)] = dequantize(codes, scale)
+        bare = [name for name, value in state_dict.items() if name.startswith(prefix) and value.dtype == torch.int8]
+        if bare:
+            raise ConfigError(f"{bare[0]}: its eight-bit codes have no scales; {RESTORE}")
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._bases.clear()  # built from other numbers
 

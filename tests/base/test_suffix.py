@@ -87,17 +87,22 @@ def test_everything_is_in_place_again_after_an_exception(family: str) -> None:
     assert torch.equal(run_alone(model, texts), before)
 
 
-def test_gradients_reach_the_subspaces_and_states() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tune_input", [False, True], ids=["fixed input", "tuned input"])
+def test_gradients_reach_the_subspaces_and_states(dtype: torch.dtype, tune_input: bool) -> None:
     model, texts = build_base(), draw_texts()
     architecture = find_architecture(model)
-    tuner = build_adapter(model, keys=False).base_model
+    tuner = build_adapter(model, keys=False, layer=2, tune_input=tune_input).base_model
     states = pad(Prefix(model, architecture, 2)(texts)).requires_grad_()
-    suffix = Suffix(model, architecture, 2, shared=[tuner.case_layer.case_adapter])
+    suffix = Suffix(model, architecture, 2, dtype, shared=[tuner.case_layer.case_adapter])
     suffix.edited.routes = torch.tensor([0, -1, -1])
     suffix(states, ROWS, COLUMNS).sum().backward()
     subspaces = tuner.case_layer.adapter.subspaces
-    assert subspaces.up[0].grad.abs().sum() > 0
-    assert subspaces.up[1].grad is None
+    for parameter in subspaces.parameters_of(0).values():
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in subspaces.parameters_of(1).values())
     assert states.grad.abs().sum() > 0
 
 

@@ -7,13 +7,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
+from case_lightning.base.suffix import read_projection
 from case_lightning.callbacks import SensitiveNeuronMask
 from case_lightning.editing.editor import Editor, put_adapter
 from case_lightning.errors import BaseModelError, ConfigError
+from case_lightning.method.allocation import Allocation
+from case_lightning.method.basis import Whitening, build_basis, measure_whitening
+from case_lightning.subspace.router import read_calibration
 from tests.editing.tiny_run import load_tiny, make_editor, make_edits, make_settings
 
 EDITS = make_edits(12)
 BATCHES = [EDITS[:4], EDITS[4:8], EDITS[8:]]
+MASKED = [(False, "up"), (True, "down")]  # whether the input is tuned, and then the part whose columns are neurons
+over_inputs = pytest.mark.parametrize("tune_input", [False, True], ids=["fixed input", "tuned input"])
 
 
 class Watch(Callback):
@@ -35,27 +41,37 @@ def watch(editor: Editor) -> Watch:
     return watcher
 
 
-def copy_subspaces(editor: Editor) -> list[tuple[Tensor, Tensor]]:
+def copy_subspaces(editor: Editor) -> list[dict[str, Tensor]]:
     subspaces = editor.adapter.subspaces
-    pairs = zip(subspaces.down, subspaces.up, strict=True)
-    return [(down.detach().clone(), up.detach().clone()) for down, up in pairs]
+    return [
+        {name: value.detach().clone() for name, value in subspaces.parameters_of(index).items()}
+        for index in range(len(subspaces))
+    ]
 
 
 def mask_of(editor: Editor) -> SensitiveNeuronMask:
     return next(one for one in editor.trainer.callbacks if isinstance(one, SensitiveNeuronMask))
 
 
-def initial_down(editor: Editor, index: int) -> Tensor:
-    """The seeded `A` that subspace `index` starts from."""
+def initial(editor: Editor) -> dict[str, Tensor]:
+    """What the first subspace starts from."""
     subspaces = editor.adapter.subspaces
-    generator = torch.Generator().manual_seed(subspaces.seed + index)
-    return torch.randn(subspaces.rank, subspaces.d_in, generator=generator) / subspaces.d_in**0.5
+    whitening = Whitening(subspaces.scales, subspaces.directions.float(), subspaces.shrinks)
+    down = build_basis(subspaces.rank, whitening, subspaces.seed)
+    return {"up": torch.zeros(subspaces.d_out, subspaces.rank), "down": down}
 
 
-def test_loss_falls_and_targets_are_learned(tiny_model: Path) -> None:
+@over_inputs
+@pytest.mark.parametrize("suffix_dtype", ["float32", "bfloat16"])
+def test_loss_falls_and_targets_are_learned(tiny_model: Path, suffix_dtype: str, tune_input: bool) -> None:
     editor = make_editor(
-        tiny_model, training={"steps": 60, "learning_rate": 0.1, "n_variants": 0}, subspace={"rank": 8}
+        tiny_model,
+        training={"steps": 60, "learning_rate": 0.1, "n_variants": 0, "suffix_dtype": suffix_dtype},
+        subspace={"rank": 8, "tune_input": tune_input},
     )
+    assert editor.module.suffix.dtype == getattr(torch, suffix_dtype)
+    assert editor.suffix.dtype == torch.float32  # which answers
+    assert editor.module.layer.case_adapter is editor.tuner.case_layer.case_adapter
     watcher = watch(editor)
     outcome = editor.edit(BATCHES[0])
     (losses,) = watcher.losses
@@ -80,28 +96,61 @@ def test_the_base_model_does_not_change_by_one_bit(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_masked_neurons_do_not_move_by_one_bit(tiny_model: Path, weight_decay: float) -> None:
-    settings = {"training": {"weight_decay": weight_decay}, "subspace": {"storage_dtype": "float32"}}
-    editor = make_editor(tiny_model, conflict={"max_subspaces": 1}, **settings)
+@pytest.mark.parametrize(("tune_input", "part"), MASKED)
+def test_masked_neurons_do_not_move_by_one_bit(
+    tiny_model: Path, weight_decay: float, tune_input: bool, part: str
+) -> None:
+    subspace = {"storage_dtype": "float32", "tune_input": tune_input, "rank": 16}
+    editor = make_editor(
+        tiny_model, conflict={"max_subspaces": 1}, training={"weight_decay": weight_decay}, subspace=subspace
+    )
     mask = mask_of(editor)
     for batch in BATCHES:
-        before = copy_subspaces(editor)[0][0] if len(editor.adapter.subspaces) else initial_down(editor, 0)
+        before = (copy_subspaces(editor)[0] if len(editor.adapter.subspaces) else initial(editor))[part]
         editor.edit(batch)
-        kept = mask.masks["active.0.down"]
-        after = copy_subspaces(editor)[0][0]
+        assert mask.masks.keys() == {f"active.0.{part}"}
+        kept = mask.masks[f"active.0.{part}"]
+        after = copy_subspaces(editor)[0][part]
+        assert len(kept) == after.shape[1]
         assert 0 < kept.sum() < len(kept)
         assert torch.equal(after[:, ~kept], before[:, ~kept])
         assert (after[:, kept] != before[:, kept]).any(0).all()
 
 
-def test_without_the_mask_every_neuron_moves(tiny_model: Path) -> None:
-    editor = make_editor(tiny_model, training={"mask_neurons": False}, subspace={"storage_dtype": "float32"})
+@pytest.mark.parametrize(("tune_input", "part"), MASKED)
+def test_without_the_mask_every_neuron_moves(tiny_model: Path, tune_input: bool, part: str) -> None:
+    subspace = {"storage_dtype": "float32", "tune_input": tune_input}
+    editor = make_editor(tiny_model, training={"mask_neurons": False}, subspace=subspace)
     editor.edit(BATCHES[0])
-    assert (copy_subspaces(editor)[0][0] != initial_down(editor, 0)).any(0).all()
+    assert (copy_subspaces(editor)[0][part] != initial(editor)[part]).any(0).all()
 
 
-def test_allocations_are_recorded_and_idle_subspaces_do_not_move(tiny_model: Path) -> None:
-    editor = make_editor(tiny_model, conflict={"max_subspaces": 6, "threshold": 0.1})
+@pytest.mark.parametrize(("tune_input", "part"), MASKED)
+def test_neurons_are_chosen_by_the_fisher_information_of_their_columns(
+    tiny_model: Path, tune_input: bool, part: str
+) -> None:
+    editor = make_editor(tiny_model, subspace={"tune_input": tune_input})
+    module, subspaces = editor.module, editor.adapter.subspaces
+    module.prepare(editor._prepare(EDITS[:3]))
+    module.assign([Allocation(index, "opened", ()) for index in (0, 1, 0)])
+    expected = [torch.zeros(subspaces.d_in if tune_input else subspaces.rank) for _ in range(2)]
+    for index, gradient in zip((0, 1, 0), module.example_gradients(), strict=True):
+        dense = gradient.left.T @ gradient.right  # (d_out, d_in)
+        columns = dense if tune_input else dense @ subspaces.basis(index).T
+        for neuron in range(columns.shape[1]):
+            expected[index][neuron] += sum(value**2 for value in columns[:, neuron].tolist())
+    mask = mask_of(editor)
+    found = mask.measure(module, None)
+    assert found.keys() == mask.neurons.keys() == {f"active.0.{part}", f"active.1.{part}"}
+    for index in range(2):
+        torch.testing.assert_close(found[f"active.{index}.{part}"], expected[index], rtol=1e-3, atol=1e-7)
+
+
+@over_inputs
+def test_allocations_are_recorded_and_idle_subspaces_do_not_move(tiny_model: Path, tune_input: bool) -> None:
+    editor = make_editor(
+        tiny_model, conflict={"max_subspaces": 6, "threshold": 0.1}, subspace={"tune_input": tune_input}
+    )
     idle_seen = False
     decisions = []
     for batch in BATCHES:
@@ -111,7 +160,7 @@ def test_allocations_are_recorded_and_idle_subspaces_do_not_move(tiny_model: Pat
         assert chosen == [edit.subspace for edit in editor.past[-len(batch) :]]
         decisions += [allocation.decision for allocation in outcome.allocations]
         for index, (old, new) in enumerate(zip(before, copy_subspaces(editor), strict=False)):
-            moved = not all(torch.equal(one, other) for one, other in zip(old, new, strict=True))
+            moved = not all(torch.equal(old[name], value) for name, value in new.items())
             assert moved == (index in chosen)
             idle_seen |= index not in chosen
     assert idle_seen
@@ -139,17 +188,29 @@ def test_another_seed_gives_another_adapter(tiny_model: Path) -> None:
     assert editor.tuner.peft_config["default"].seed == 7
     for one in (editor, other):
         one.edit(BATCHES[0])
-    assert not torch.equal(copy_subspaces(editor)[0][0], copy_subspaces(other)[0][0])
+    assert not torch.equal(editor.adapter.subspaces.basis(0), other.adapter.subspaces.basis(0))
 
 
-def test_what_is_in_memory_is_what_is_saved(tiny_model: Path, tmp_path: Path) -> None:
-    editor = make_editor(tiny_model)
+@pytest.mark.parametrize("storage_dtype", ["int8", "float16"])
+def test_what_is_in_memory_is_what_is_saved(tiny_model: Path, tmp_path: Path, storage_dtype: str) -> None:
+    editor = make_editor(tiny_model, subspace={"storage_dtype": storage_dtype})
     editor.edit(BATCHES[0])
     editor.save(tmp_path / "adapter")
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     name = next(name for name in saved if name.endswith("subspaces.up.0"))
-    assert saved[name].dtype == torch.float16
-    assert torch.equal(saved[name].float(), editor.adapter.subspaces.up[0])
+    assert saved[name].dtype == getattr(torch, storage_dtype)
+    scale = saved[f"{name}_scale"] if storage_dtype == "int8" else 1
+    assert torch.equal(saved[name].float() * scale, editor.adapter.subspaces.up[0])
+
+
+def test_a_fresh_adapter_is_whitened_by_the_calibration_text(tiny_model: Path) -> None:
+    base, settings = load_tiny(tiny_model), make_settings(tiny_model)
+    layer = put_adapter(base, settings).base_model.case_layer
+    inputs, outputs = read_projection(base.model, layer, read_calibration(base.tokenizer))
+    expected = measure_whitening(inputs, settings.subspace.n_directions, outputs.square().mean().sqrt().item())
+    torch.testing.assert_close(layer.adapter.subspaces.scales, expected.scales)
+    torch.testing.assert_close(layer.adapter.subspaces.shrinks, expected.shrinks)
+    assert torch.equal(layer.adapter.subspaces.directions, expected.directions.half())
 
 
 def test_check_goes_through_the_router(tiny_model: Path) -> None:

@@ -16,6 +16,7 @@ from case_lightning.subspace import UNEDITED
 from tests.editing.tiny_run import load_tiny, make_editor, make_edits
 
 EDITS = make_edits(5)
+TRAINED = [(False, {"up"}), (True, {"up", "down"})]  # whether the input is tuned, and what is trained
 
 
 class DenseUpdate(nn.Module):
@@ -95,7 +96,7 @@ def test_a_descent_step_agrees_with_the_gradient(editor: Editor) -> None:
     subspaces = editor.adapter.subspaces
     dense = gradient.left.T @ gradient.right
     with torch.no_grad():  # the part of G that the initial A can reach
-        subspaces.up[0].copy_(1e-2 * dense @ torch.linalg.pinv(subspaces.down[0]))
+        subspaces.up[0].copy_(1e-2 * dense @ torch.linalg.pinv(subspaces.basis(0)))
     assert subspaces.direction(0).inner(gradient) > 0
     edited, unedited = collate(editor.module.new), collate(editor.module.new)
     unedited.routes.fill_(UNEDITED)
@@ -103,21 +104,25 @@ def test_a_descent_step_agrees_with_the_gradient(editor: Editor) -> None:
         assert editor.module.nll(edited).mean() < editor.module.nll(unedited).mean()
 
 
-def test_the_frozen_model_is_not_the_modules(editor: Editor) -> None:
+@pytest.mark.parametrize(("tune_input", "parts"), TRAINED)
+def test_the_frozen_model_is_not_the_modules(tiny_model: Path, tune_input: bool, parts: set[str]) -> None:
+    editor = make_editor(tiny_model, subspace={"tune_input": tune_input})
     module = editor.module
     assert [name for name, _ in module.named_parameters()] == []
     module.prepare(editor._prepare(EDITS[:2]))
     module.assign([Allocation(0, "opened", ()), Allocation(1, "opened", (-0.5,))])
-    names = {"active.0.down", "active.0.up", "active.1.down", "active.1.up"}
+    names = {f"active.{index}.{part}" for index in range(2) for part in parts}
     assert {name for name, _ in module.named_parameters()} == set(module.state_dict()) == names
     assert not any(parameter.requires_grad for parameter in editor.base.model.parameters() if parameter.dim() == 1)
 
 
-def test_only_active_subspaces_are_trained(editor: Editor) -> None:
+@pytest.mark.parametrize(("tune_input", "parts"), TRAINED)
+def test_only_active_subspaces_are_trained(tiny_model: Path, tune_input: bool, parts: set[str]) -> None:
+    editor = make_editor(tiny_model, subspace={"tune_input": tune_input})
     module = editor.module
     module.prepare(editor._prepare(EDITS[:1]))
     module.assign([Allocation(2, "opened", (-0.5, -0.1))])
     assert len(editor.adapter.subspaces) == 3
     assert module.members() == [0, 0, 1]
     trained = {name for name, parameter in editor.adapter.subspaces.named_parameters() if parameter.requires_grad}
-    assert trained == {"down.2", "up.2"}
+    assert trained == {f"{part}.2" for part in parts}

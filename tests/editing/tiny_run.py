@@ -72,7 +72,13 @@ def make_settings(model: Path | str = "", **sections: dict[str, Any]) -> RunSett
     settings.base.model, settings.base.device = str(model), "cpu"
     defaults = {
         "subspace": {"rank": 4},
-        "training": {"steps": 8, "learning_rate": 0.02, "n_rehearsed": 2, "n_variants": 1},
+        "training": {
+            "steps": 8,
+            "learning_rate": 0.02,
+            "n_rehearsed": 2,
+            "n_variants": 1,
+            "suffix_dtype": "float32",  # on every processor
+        },
         "conflict": {"max_subspaces": 3},
         "data": {"batch_size": 4},
     }

@@ -132,6 +132,8 @@ def test_what_a_folder_holds_of_the_subspaces(tune_input: bool, tmp_path: Path) 
         | dict.fromkeys(matrices, torch.int8)
         | {f"{name}_scale": torch.float32 for name in matrices}
     )
+    directions = next(value for name, value in saved.items() if name.endswith(".directions"))
+    assert directions.shape == (2, model.base_model.case_layer.in_features)
 
 
 def test_whitening_counts_in_the_answers() -> None:
