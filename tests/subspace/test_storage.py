@@ -157,7 +157,7 @@ def test_codes_and_scales_that_do_not_belong_together_are_refused() -> None:
 
 
 def test_whitening_comes_before_the_first_subspace() -> None:
-    with pytest.raises(ValueError, match="found 3 open"):
+    with pytest.raises(ValueError, match="found 2 open"):
         build_subspaces().whiten(torch.randn(40, D_IN), torch.randn(40, D_OUT))
 
 
