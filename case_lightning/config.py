@@ -57,7 +57,7 @@ class SubspaceSettings:
         tune_input: Whether the input side `A` of a subspace is tuned and stored, too, as published; else it is fixed.
         subject_threshold: Share of an edit's subject that a query must name to be in its scope.
         relation_threshold: Share of the rest of its prompt that it must cover.
-        storage_dtype: `float32`, `float16`, `bfloat16` or `int8` on disk; int8 has a scale for each row.
+        storage_dtype: `float32`, `float16`, `bfloat16` or `int8` on disk; int8 has a scale for each column.
     """
 
     rank: int = 1024
@@ -112,7 +112,10 @@ class TrainingSettings:
         n_rehearsed: Past edits beside the new ones of a step.
         n_variants: Wordings of each prompt made by rule and fitted beside it.
         append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
-        mask_neurons: Whether only sensitive neurons are tuned (KNT).
+        mask: Which neurons are tuned (KNT): as many of the most sensitive as the entropy rule says. To compare with:
+            the `mask_size` most sensitive (`top_k`), as many as the rule says but at `random`, as the rule says by plain
+            `gradient` magnitude, or all (`none`).
+        mask_size: Neurons that `top_k` tunes.
         suffix_dtype: Dtype of the frozen layers that a step runs through: `auto`, `float32`, `bfloat16` or `float16`.
             `auto` is bfloat16 where the processor is faster in it; the edited model answers in the base's own.
     """
@@ -123,7 +126,8 @@ class TrainingSettings:
     n_rehearsed: int = 15
     n_variants: int = 4
     append_end: bool = True
-    mask_neurons: bool = True
+    mask: Literal["entropy", "top_k", "random", "gradient", "none"] = "entropy"
+    mask_size: int = 256
     suffix_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 

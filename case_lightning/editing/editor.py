@@ -107,7 +107,7 @@ class Editor:
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
-        masks = [EditNeuronMask()] if training.mask_neurons else []
+        masks = [] if training.mask == "none" else [EditNeuronMask(training.mask, training.mask_size, settings.seed)]
         self.trainer = _build_trainer(base, settings, log_dir, [self.allocation, self.memory, *masks, *callbacks])
         self.past: list[PreparedEdit] = []
         self.edits: list[Edit] = []

@@ -1,5 +1,7 @@
 """The method's callbacks with what they can know of an `EditModule`: shorter ways to the same figures."""
 
+from functools import partial
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -7,7 +9,7 @@ from typing_extensions import override
 
 from case_lightning.callbacks import ActivationMemory, SensitiveNeuronMask
 from case_lightning.editing.module import EditModule
-from case_lightning.method.sensitivity import measure_fisher
+from case_lightning.method.sensitivity import keep_most_sensitive, keep_random, measure_fisher, measure_magnitude
 
 
 class EditNeuronMask(SensitiveNeuronMask):
@@ -16,7 +18,19 @@ class EditNeuronMask(SensitiveNeuronMask):
     Where `A` is tuned, a neuron is an intermediate neuron of the MLP, so a column of `A`. Where it is fixed, it is a
     feature that the subspace reads, so a column of `B`. Its Fisher information comes from the factors measured for the
     allocation, over the new edits of its subspace.
+
+    Args:
+        kind: `entropy`, or what to compare it with: `top_k`, `random` or `gradient`.
+        size: How many neurons `top_k` keeps.
+        seed: Seed of `random`.
     """
+
+    def __init__(self, kind: str = "entropy", size: int = 256, seed: int = 0) -> None:
+        """Choose the rule and the measure."""
+        generator = torch.Generator().manual_seed(seed)
+        rules = {"top_k": partial(keep_most_sensitive, count=size), "random": partial(keep_random, generator=generator)}
+        super().__init__(rule=rules.get(kind, keep_most_sensitive))
+        self.sensitivity = measure_magnitude if kind == "gradient" else measure_fisher
 
     @override
     def measure(self, pl_module: LightningModule, batch: object) -> dict[str, Tensor]:
@@ -27,7 +41,7 @@ class EditNeuronMask(SensitiveNeuronMask):
         found = {name: torch.zeros(width, device=pl_module.device) for name in self.neurons}
         for edit, (delta, inputs) in zip(pl_module.new, pl_module.gradients, strict=True):
             read = inputs if subspaces.tune_input else inputs @ subspaces.basis(edit.subspace).T
-            found[f"active.{edit.subspace}.{part}"] += measure_fisher(delta, read).to(pl_module.device)
+            found[f"active.{edit.subspace}.{part}"] += self.sensitivity(delta, read).to(pl_module.device)
         return found
 
 

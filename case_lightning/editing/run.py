@@ -34,6 +34,7 @@ EXAMPLE_TOKENS = 24
 ABOVE_ZERO = (
     "training.steps",
     "training.learning_rate",
+    "training.mask_size",
     "subspace.rank",
     "subspace.scale",
     "conflict.capacity",
@@ -47,6 +48,7 @@ ZERO_OR_MORE = (
     "training.weight_decay",
     "training.n_rehearsed",
     "training.n_variants",
+    "subspace.n_directions",
     "memory.size",
     "memory.weight",
     "evaluation.retention_points",

@@ -36,6 +36,19 @@ def measure_fisher(output_gradient: Tensor, inputs: Tensor) -> Tensor:
     return ((gram @ inputs) * inputs).sum(0).clamp_min(0)
 
 
+def measure_magnitude(output_gradient: Tensor, inputs: Tensor) -> Tensor:
+    """What the Fisher information is compared with: the length of each neuron's gradient, `‖G[:, j]‖`.
+
+    Args:
+        output_gradient: `δ`, `(tokens, d_out)`.
+        inputs: `x`, `(tokens, d_in)`.
+
+    Returns:
+        `(d_in,)`, not negative.
+    """
+    return measure_fisher(output_gradient, inputs).sqrt()
+
+
 def sum_fisher(gradients: Sequence[Tensor], dim: int) -> Tensor:
     """The same for stock parameters: per-example gradients squared and summed over all but the neuron's axis.
 
@@ -74,3 +87,9 @@ def keep_most_sensitive(sensitivity: Tensor, count: int | None = None) -> Tensor
     mask = torch.zeros_like(sensitivity, dtype=torch.bool)
     mask[order[:count]] = True
     return mask
+
+
+def keep_random(sensitivity: Tensor, generator: torch.Generator) -> Tensor:
+    """What the entropy rule is compared with: a mask of as many neurons, whichever they are."""
+    order = torch.randperm(sensitivity.numel(), generator=generator).to(sensitivity.device)
+    return keep_most_sensitive(sensitivity)[order]

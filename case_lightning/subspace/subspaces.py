@@ -146,7 +146,8 @@ class Subspaces(nn.Module):
     def round_to(self, dtype: torch.dtype) -> None:
         """Round all parameters to what a file of `dtype` holds: a saved adapter answers exactly like this one."""
         for parameter in self.parameters():
-            parameter.copy_(dequantize(*quantize(parameter)) if dtype == torch.int8 else parameter.to(dtype))
+            rounded = dequantize(*quantize(parameter.T)).T if dtype == torch.int8 else parameter.to(dtype)
+            parameter.copy_(rounded)
 
     def _build(self, index: int) -> Tensor:
         if self.scales.is_meta:
@@ -158,8 +159,8 @@ class Subspaces(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         for name in [name for name in state_dict if name.startswith(prefix) and name.endswith(SCALE)]:
             scale, codes = state_dict.pop(name), state_dict.get(name.removesuffix(SCALE))
-            if codes is None or codes.dtype != torch.int8 or scale.shape != (len(codes), 1):
-                raise ConfigError(f"{name}: expected a scale for each row of eight-bit codes; {RESTORE}")
+            if codes is None or codes.dtype != torch.int8 or scale.shape != (1, codes.shape[1]):
+                raise ConfigError(f"{name}: expected a scale for each column of eight-bit codes; {RESTORE}")
             state_dict[name.removesuffix(SCALE)] = dequantize(codes, scale)
         bare = [name for name, value in state_dict.items() if name.startswith(prefix) and value.dtype == torch.int8]
         if bare:
@@ -171,14 +172,16 @@ class Subspaces(nn.Module):
 def encode_parameters(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """A state dict in which the subspaces' parameters are in the dtype of a file.
 
-    Those in int8 have a scale for each row beside them, named as they are with `SCALE` at the end.
+    Those in int8 have a scale for each column beside them, named as they are with `SCALE` at the end. A column is a
+    neuron, so one that was frozen in a fit stays as it is, to the bit, when the others are rounded.
     """
     encoded = {}
     for name, value in state.items():
         if ".subspaces.up." not in name and ".subspaces.down." not in name:
             encoded[name] = value
         elif dtype == torch.int8:
-            encoded[name], encoded[name + SCALE] = quantize(value)
+            codes, scale = quantize(value.T)
+            encoded[name], encoded[name + SCALE] = codes.T.contiguous(), scale.T.contiguous()
         else:
             encoded[name] = value.to(dtype)
     return encoded

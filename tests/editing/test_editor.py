@@ -11,6 +11,7 @@ from case_lightning.base.suffix import read_projection
 from case_lightning.callbacks import SensitiveNeuronMask
 from case_lightning.editing.editor import Editor, put_adapter
 from case_lightning.errors import BaseModelError, ConfigError
+from case_lightning.method.activation import dequantize, quantize
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.basis import Whitening, build_basis, measure_whitening
 from case_lightning.subspace.router import read_calibration
@@ -95,18 +96,23 @@ def test_the_base_model_does_not_change_by_one_bit(tiny_model: Path) -> None:
     assert all(name.startswith("active.") for name in editor.module.state_dict())
 
 
+@pytest.mark.parametrize("storage_dtype", ["float32", "int8"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(("tune_input", "part"), MASKED)
 def test_masked_neurons_do_not_move_by_one_bit(
-    tiny_model: Path, weight_decay: float, tune_input: bool, part: str
+    tiny_model: Path, weight_decay: float, tune_input: bool, part: str, storage_dtype: str
 ) -> None:
-    subspace = {"storage_dtype": "float32", "tune_input": tune_input, "rank": 16}
     editor = make_editor(
-        tiny_model, conflict={"max_subspaces": 1}, training={"weight_decay": weight_decay}, subspace=subspace
+        tiny_model,
+        conflict={"max_subspaces": 1},
+        training={"weight_decay": weight_decay},
+        subspace={"storage_dtype": storage_dtype, "tune_input": tune_input, "rank": 16},
     )
     mask = mask_of(editor)
     for batch in BATCHES:
         before = (copy_subspaces(editor)[0] if len(editor.adapter.subspaces) else initial(editor))[part]
+        if storage_dtype == "int8":
+            before = dequantize(*quantize(before.T)).T
         editor.edit(batch)
         assert mask.masks.keys() == {f"active.0.{part}"}
         kept = mask.masks[f"active.0.{part}"]
@@ -117,10 +123,23 @@ def test_masked_neurons_do_not_move_by_one_bit(
         assert (after[:, kept] != before[:, kept]).any(0).all()
 
 
+def test_other_masks_to_compare_with(tiny_model: Path) -> None:
+    """On one batch: a chosen size, the entropy rule's size at random, and another order of the same neurons."""
+    masks = {}
+    for kind in ("entropy", "top_k", "random", "gradient"):
+        editor = make_editor(tiny_model, training={"mask": kind, "mask_size": 5}, subspace={"rank": 16})
+        editor.edit(BATCHES[0])
+        masks[kind] = mask_of(editor).masks["active.0.up"]
+    assert masks["top_k"].sum() == 5
+    assert masks["random"].sum() == masks["entropy"].sum()
+    assert not torch.equal(masks["random"], masks["entropy"])
+    assert masks["gradient"].sum() >= masks["entropy"].sum()  # roots are closer to each other than squares
+
+
 @pytest.mark.parametrize(("tune_input", "part"), MASKED)
 def test_without_the_mask_every_neuron_moves(tiny_model: Path, tune_input: bool, part: str) -> None:
     subspace = {"storage_dtype": "float32", "tune_input": tune_input}
-    editor = make_editor(tiny_model, training={"mask_neurons": False}, subspace=subspace)
+    editor = make_editor(tiny_model, training={"mask": "none"}, subspace=subspace)
     editor.edit(BATCHES[0])
     assert (copy_subspaces(editor)[0][part] != initial(editor)[part]).any(0).all()
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from case_lightning.method.sensitivity import count_effective, keep_most_sensitive, measure_fisher, sum_fisher
+from case_lightning.method.sensitivity import (
+    count_effective,
+    keep_most_sensitive,
+    keep_random,
+    measure_fisher,
+    measure_magnitude,
+    sum_fisher,
+)
 from tests.method.naive import draw, effective_count, fisher_of_columns
 
 NEURONS = 1600
@@ -102,3 +109,16 @@ def test_the_most_sensitive_are_kept(sensitivity: list[float], count: int | None
     mask = keep_most_sensitive(torch.tensor(sensitivity), count)
     assert mask.dtype == torch.bool
     assert mask.nonzero().flatten().tolist() == kept
+
+
+def test_magnitude_is_the_length_of_a_columns_gradient() -> None:
+    delta, inputs = draw(3, (6, 4), (6, 7))
+    torch.testing.assert_close(measure_magnitude(delta, inputs), (delta.T @ inputs).norm(dim=0))
+
+
+def test_a_random_mask_is_as_large_as_the_entropy_rules_and_anywhere() -> None:
+    sensitivity = torch.arange(40.0) ** 3
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.stack([keep_random(sensitivity, generator) for _ in range(200)])
+    assert (masks.sum(1) == count_effective(sensitivity)).all()
+    assert masks.any(0).all()

@@ -26,15 +26,15 @@ def make_room(tune_input: bool = False, seed: int = 3, n: int = 2) -> Subspaces:
 
 
 def build_subspaces(tune_input: bool = False) -> Subspaces:
-    """Two subspaces of whitened inputs, with rows of very different size and one of zeros."""
+    """Two subspaces of whitened inputs, with columns of very different size and one of zeros."""
     subspaces = make_room(tune_input, n=0)
     inputs, outputs, *ups = draw(1, (50, D_IN), (50, D_OUT), (D_OUT, RANK), (D_OUT, RANK))
     subspaces.whiten(inputs * torch.logspace(-1, 1, D_IN), outputs)
     for index, up in enumerate(ups):
         subspaces.open()
         with torch.no_grad():
-            subspaces.up[index].copy_(up * torch.logspace(-3, 2, D_OUT)[:, None])
-            subspaces.up[index][2] = 0
+            subspaces.up[index].copy_(up * torch.logspace(-3, 2, RANK))
+            subspaces.up[index][:, 2] = 0
     return subspaces
 
 
@@ -80,13 +80,13 @@ def test_rounding_is_what_a_file_holds_and_happens_once(dtype: torch.dtype, tune
     assert {parameter.dtype for parameter in subspaces.parameters()} == {torch.float32}
 
 
-def test_eight_bits_round_a_hundred_thousand_rows_once() -> None:
-    """The scale of rounded rows is that of the rows, to the last bit."""
-    subspaces = Subspaces(1, 100_000, 3)
+def test_eight_bits_round_a_hundred_thousand_columns_once() -> None:
+    """The scale of rounded columns is that of the columns, to the last bit."""
+    subspaces = Subspaces(1, 3, 100_000)
     subspaces.open()
-    (values,) = draw(2, (100_000, 3))
+    (values,) = draw(2, (3, 100_000))
     with torch.no_grad():
-        subspaces.up[0].copy_(values * values[:, :1].exp())
+        subspaces.up[0].copy_(values * values[:1].exp())
     subspaces.round_to(torch.int8)
     once = subspaces.up[0].detach().clone()
     subspaces.round_to(torch.int8)
@@ -100,11 +100,11 @@ def test_eight_bits_are_off_by_half_a_scale_at_most(tune_input: bool) -> None:
     state = encode(subspaces, torch.int8)
     subspaces.round_to(torch.int8)
     for name, after in subspaces.named_parameters():
-        for row, old in enumerate(before[name]):
-            scale = state[f"{PREFIX}{name}_scale"][row].item()
+        for column, old in enumerate(before[name].T):
+            scale = state[f"{PREFIX}{name}_scale"][0, column].item()
             assert scale == pytest.approx(old.abs().max().item() / 127)
-            assert (after[row] - old).abs().max() <= 0.5001 * scale
-    assert subspaces.up[0][2].count_nonzero() == 0
+            assert (after[:, column] - old).abs().max() <= 0.5001 * scale
+    assert subspaces.up[0][:, 2].count_nonzero() == 0
 
 
 @over_inputs
@@ -146,8 +146,8 @@ def test_codes_and_scales_that_do_not_belong_together_are_refused() -> None:
     state = encode(build_subspaces(), torch.int8)
     codes, name = f"{PREFIX}up.0", f"{PREFIX}up.0_scale"
     for broken in (
-        state | {name: state[name][:-1]},
-        state | {name: state[name][:1]},
+        state | {name: state[name][:, :-1]},
+        state | {name: state[name][:, :1]},
         state | {codes: state[codes].float()},
         {key: value for key, value in state.items() if key != codes},
         {key: value for key, value in state.items() if key != name},
