@@ -113,8 +113,8 @@ class TrainingSettings:
         n_variants: Wordings of each prompt made by rule and fitted beside it.
         append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
         mask: Which neurons are tuned (KNT): as many of the most sensitive as the entropy rule says. To compare with:
-            the `mask_size` most sensitive (`top_k`), as many as the rule says but at `random`, as the rule says by plain
-            `gradient` magnitude, or all (`none`).
+            the `mask_size` most sensitive (`top_k`), as many as by the rule but at `random`, the rule on plain
+            `gradient` length, or all (`none`).
         mask_size: Neurons that `top_k` tunes.
         suffix_dtype: Dtype of the frozen layers that a step runs through: `auto`, `float32`, `bfloat16` or `float16`.
             `auto` is bfloat16 where the processor is faster in it; the edited model answers in the base's own.
