@@ -2,9 +2,9 @@
 
     python examples/ablation.py --data.path zsre_mend_edit.json --data.limit 300 --run_dir runs/ablation
 
-Takes the settings of `fit`, which the rows then change; the runs go into folders of `run_dir`. A row whose run is there
-already is not run again, so the command goes on where it was stopped; an unfinished run is made anew. `--rows TEXT` runs
-only rows with this in their name, so two processes can share the work.
+Takes the settings of `fit`, which the rows then change; the runs go into folders of `run_dir`. A row whose run is
+there already is not run again, so the command goes on where it was stopped; an unfinished run is made anew.
+`--rows TEXT` runs only rows with this in their name, so two processes can share the work.
 """
 
 import argparse
@@ -54,8 +54,9 @@ def _print_table(folders: dict[str, RunFolder]) -> None:
         if folder.finished:
             metrics = folder.read_metrics()
             figures = [f"{metrics['final'][figure]:.3f}" for figure in FIGURES]
-            cost = [f"{metrics['cost'][key]:.2f}".rstrip("0").rstrip(".") for key in ("subspaces", "adapter_bytes")]
-            sys.stdout.write(f"| {' | '.join([name, *figures, *cost, f'{metrics["cost"]["edit_seconds"]:.2f}'])} |\n")
+            cost = metrics["cost"]
+            costs = [f"{cost['subspaces']}", f"{cost['adapter_bytes']:,}", f"{cost['edit_seconds']:.2f}"]
+            sys.stdout.write(f"| {' | '.join([name, *figures, *costs])} |\n")
 
 
 if __name__ == "__main__":
