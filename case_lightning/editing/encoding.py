@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from case_lightning.data import Edit
 
+SHORT = 4  # letters of a subject that is not looked for in lower case
 KEPT = 32  # tokens of a router key beside the subject's
 SPACE_MARK = "\u2581"  # how SentencePiece writes a space
 
@@ -84,21 +85,25 @@ def find_subject(prompt: str, subject: str | None) -> tuple[int, int] | None:
 
 
 def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tensor, Tensor]]:
-    """The edit's router keys: its prompt, and where it names a subject that once more with the subject in front.
+    """The edit's router keys: forms of its prompt that a query may have.
 
-    Many tokenizers split a word at the start of a text in another way than inside it, and a query may have it in either
-    place. Of a passage only the end is kept beside the subject: that is where its question stands.
+    Many tokenizers split a word at the start of a text in another way than inside it, so there is one form with the
+    subject in front and one with it inside; and lower case is made of other tokens, so there is each form in it. Of a
+    passage only the end is kept beside the subject: that is where its question stands.
 
     Returns:
         For each key the token ids without special tokens and which of them touch the subject, both `(length,)`.
     """
     prompt = edit.prompt.strip()
-    place = find_subject(prompt, edit.subject)
-    if place is None or not tokenizer.is_fast:
-        return [_mark(tokenizer, prompt, 0, 0)]
-    start, end = place
-    moved = f"{prompt[start:end]} {prompt[:start]}{prompt[end:]}"
-    return [_mark(tokenizer, prompt, start, end)] + ([_mark(tokenizer, moved, 0, end - start)] if start else [])
+    start, end = find_subject(prompt, edit.subject) or (0, 0)
+    forms = [(prompt, start)]
+    if tokenizer.is_fast and end:
+        subject, rest = prompt[start:end], f"{prompt[:start]}{prompt[end:]}".strip()
+        forms.append((f"{subject} {rest}", 0) if start else (f"{rest} {subject}", len(rest) + 1))
+    if not 0 < end - start < SHORT:  # "US" in lower case is another word
+        lowered = [(text.lower(), place) for text, place in forms]
+        forms += [low for low, form in zip(lowered, forms, strict=True) if low != form and len(low[0]) == len(form[0])]
+    return [_mark(tokenizer, text, place, place + end - start) for text, place in forms]
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> tuple[Tensor, Tensor]:
@@ -106,7 +111,7 @@ def _mark(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     spans = encoded["offset_mapping"] if tokenizer.is_fast else [(0, 0)] * len(encoded.input_ids)
     tokens = torch.tensor(encoded.input_ids, dtype=torch.long)
-    touched = torch.tensor([first < end and last > start for first, last in spans], dtype=torch.bool)
+    touched = torch.tensor([start < end and first < end and last > start for first, last in spans], dtype=torch.bool)
     others_from_here = (~touched).flip(0).cumsum(0).flip(0)
     kept = touched | (others_from_here <= KEPT)
     return tokens[kept], touched[kept]

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 class RouterKeys(nn.Module):
@@ -63,3 +64,17 @@ class RouterKeys(nn.Module):
         self.in_subject = torch.cat([self.in_subject, in_subject.to(device, torch.bool)])
         self.lengths = torch.cat([self.lengths, torch.tensor([len(tokens)], dtype=torch.int32, device=device)])
         self.subspaces = torch.cat([self.subspaces, torch.tensor([subspace], dtype=torch.int16, device=device)])
+
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        for name in (prefix + "tokens", prefix + "calibration"):
+            if name in state_dict:
+                state_dict[name] = state_dict[name].to(torch.int32)  # of two bytes in some files
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def encode_tokens(state: dict[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
+    """A state dict in which router keys take two bytes a token, where the vocabulary is small enough for that."""
+    small = vocabulary <= torch.iinfo(torch.uint16).max + 1
+    tokens = (".keys.tokens", ".keys.calibration")
+    return {name: value.to(torch.uint16) if small and name.endswith(tokens) else value for name, value in state.items()}

@@ -13,6 +13,7 @@ from typing_extensions import override
 from case_lightning.base import find_architecture, fingerprint
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.subspace.config import CaseConfig
+from case_lightning.subspace.keys import encode_tokens
 from case_lightning.subspace.layer import CaseLayer
 from case_lightning.subspace.router import Router, TokenSpace
 from case_lightning.subspace.subspaces import encode_parameters
@@ -203,7 +204,9 @@ class CaseModel(BaseTuner):
         for layer in cls._find_layers(model, [adapter_name]):
             layer.get_adapter(adapter_name).record_sizes(config)
         state = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        return encode_parameters(state, getattr(torch, config.storage_dtype))
+        state = encode_parameters(state, getattr(torch, config.storage_dtype))
+        vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        return encode_tokens(state, vocabulary)
 
 
 def _repeat(routes: Tensor | None, tokens: Tensor | None) -> Tensor | None:

@@ -9,11 +9,11 @@ query Q is
 
 In scope: the mean of `found` over the subject's tokens reaches the subject threshold, no single one of them falls below
 `WEAKEST` (another year or another first name is another subject), and the mean over the rest of the prompt, weighted by
-`w_k = ‖k‖²`, reaches the relation threshold. The squared whitened length is large for rare tokens and small for common
-ones, so it weighs content above function words as an inverse document frequency does. Of several edits in scope, the
-one that covers the query best, and that the query covers best, answers; of equal ones the latest, so a second edit of a
-prompt replaces the first. Where an edit names no subject, its whole prompt, weighted, has to reach the mean of the two
-thresholds.
+`w_k = ‖k‖²` and sought in what the query says beside the subject, reaches the relation threshold. The squared whitened
+length is large for rare tokens and small for common ones, so it weighs content above function words as an inverse
+document frequency does. Of several edits in scope, the one that covers the query best, and that the query covers best,
+answers; of equal ones the latest, so a second edit of a prompt replaces the first. Where an edit names no subject, its
+whole prompt, weighted, has to reach the mean of the two thresholds.
 
 Nothing but token ids is stored: statistics come from a fixed text, embeddings from the base model. Because coverage
 looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not matter, and
@@ -131,15 +131,30 @@ class Router:
         self._refresh()
         vectors, weights = self.space(_unique(query)[0])
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
-        best = similarity.amax(1)[self._slots]  # (key tokens,)
-        relation = self._average(best, ~self._in_subject)
-        in_scope = self._names_subject(best) & (relation >= self._least_relation - ROUNDING)
-        candidates: list[int] = in_scope.nonzero().squeeze(1).flip(0).tolist()  # the latest first: it wins a tie
-        if len(candidates) < 2:
-            return candidates[0] if candidates else -1
-        whole = self._average(best, torch.ones_like(self._in_subject))
-        back = [self._cover_query(similarity, weights, key) for key in candidates]
-        return max(zip(candidates, back, strict=True), key=lambda pair: round(whole[pair[0]].item() + pair[1], 5))[0]
+        named = self._names_subject(similarity.amax(1)[self._slots])
+        best, chosen = -1.0, -1
+        for key in named.nonzero().squeeze(1).flip(0).tolist():  # the latest first: it wins a tie
+            closeness = self._compare(similarity, weights, key)
+            if closeness is not None and round(closeness, 5) > best:
+                best, chosen = round(closeness, 5), key
+        return chosen
+
+    def _compare(self, similarity: Tensor, query_weights: Tensor, key: int) -> float | None:
+        """How well a key and a query that names its subject cover each other; `None` where they ask other things."""
+        own = slice(self._ends[key] - self._lengths[key], self._ends[key])
+        places, weights, in_subject = self._slots[own], self._weights[own], self._in_subject[own]
+        found = similarity[places]  # (key tokens, unique query tokens)
+        relation, relation_weights = found[~in_subject], weights[~in_subject]
+        least = sum(self.thresholds) / 2
+        if in_subject.any():  # asked for is what is said beside the subject, of key and query
+            least = self.thresholds[1]
+            vectors = self._vectors[places]
+            alike = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) >= WEAKEST - ROUNDING
+            relation = relation * (found[in_subject].amax(0) < WEAKEST)
+            relation_weights = relation_weights * ~alike
+        if _average(relation.amax(1), relation_weights) < least - ROUNDING:
+            return None
+        return _average(found.amax(1), weights) + _average(found.amax(0), query_weights)
 
     def _names_subject(self, best: Tensor) -> Tensor:
         """Whether the query names each key's subject, `(keys,)`; true of a key without one."""
@@ -150,31 +165,25 @@ class Router:
         least = self.thresholds[0] - ROUNDING
         return (count == 0) | ((mean >= least) & (weakest >= WEAKEST))
 
-    def _cover_query(self, similarity: Tensor, weights: Tensor, key: int) -> float:
-        """How much of the query one key covers."""
-        best = similarity[self._slots[self._segments == key]].amax(0)
-        return float((best * weights).sum() / weights.sum())
-
-    def _average(self, best: Tensor, where: Tensor) -> Tensor:
-        """Weighted mean over each key's tokens in `where`; 1 for a key that has none there. `(keys,)`."""
-        weights = self._weights * where
-        sums = best.new_zeros(2, len(self.keys)).index_add_(1, self._segments, torch.stack([best * weights, weights]))
-        return torch.where(sums[1] > 0, sums[0] / sums[1].clamp_min(1e-12), 1.0)
-
     def _refresh(self) -> None:
         """Look the keys' embeddings up again after keys were added."""
         if self._indexed is self.keys.tokens:
             return
         device = self.space.embedding.device
         lengths = self.keys.lengths.to(device).long()
+        self._lengths, self._ends = lengths.tolist(), lengths.cumsum(0).tolist()
         unique, self._slots = _unique(self.keys.tokens.to(device))
         self._vectors, weights = self.space(unique)
         self._weights = weights[self._slots]
         self._segments = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
         self._in_subject = self.keys.in_subject.to(device)
-        named = torch.zeros(len(lengths), device=device).index_add_(0, self._segments, self._in_subject.float()) > 0
-        self._least_relation = torch.where(named, self.thresholds[1], sum(self.thresholds) / 2)
         self._indexed = self.keys.tokens
+
+
+def _average(values: Tensor, weights: Tensor) -> float:
+    """Weighted mean; 1 where nothing has weight."""
+    total = weights.sum()
+    return float((values * weights).sum() / total) if total > 0 else 1.0
 
 
 def _unique(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ NAMES = {  # of dtypes in the format, in the order in which a file has them
     torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.uint16: "U16",
     torch.int16: "I16",
     torch.int8: "I8",
     torch.bool: "BOOL",

@@ -4,12 +4,25 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from case_lightning.data import Edit
-from case_lightning.editing.encoding import encode, encode_answer, encode_prompt, find_subject, make_keys
+from case_lightning.editing.encoding import KEPT, encode, encode_answer, encode_prompt, find_subject, make_keys
 from case_lightning.editing.variation import LONGEST, split_units, vary_prompt
 from tests.editing.tiny_run import build_tokenizer, make_edits
 
 TOKENIZER = build_tokenizer()
 EDIT = make_edits(1)[0]
+
+
+def build_words() -> PreTrainedTokenizerFast:
+    """A tokenizer that knows the words of the tests below, in both cases."""
+    known = ["The", "capital", "of", "Oslo", "is", "Is", "Oslo?", "?", "US", "the", "us"]
+    known += [f"w{index}" for index in range(50)]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(known + [word.lower() for word in known]))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+WORDS = build_words()
 
 
 def make_edit(prompt: str, subject: str | None, edit_id: str = "1") -> Edit:
@@ -77,25 +90,37 @@ def test_where_the_subject_is_named(prompt: str, subject: str | None, found: str
     assert (prompt[slice(*place)] if place else None) == found
 
 
-def test_keys_mark_the_subject_in_the_prompt_and_in_front_of_it() -> None:
-    keys = [
-        list(zip(words(tokens), marks.tolist(), strict=True))
-        for tokens, marks in make_keys(TOKENIZER, make_edit("The capital of Freedonia is ", "freedonia"))
+def read_keys(edit: Edit) -> list[str]:
+    """Each key's tokens, those of the subject in brackets."""
+    return [
+        " ".join(
+            f"[{word}]" if mark else word
+            for word, mark in zip(WORDS.convert_ids_to_tokens(tokens.tolist()), marks.tolist(), strict=True)
+        )
+        for tokens, marks in make_keys(WORDS, edit)
     ]
-    plain = [("The", False), ("capital", False), ("of", False), ("Freedonia", True), ("is", False)]
-    assert keys == [plain, [plain[3], *plain[:3], plain[4]]]
 
 
-@pytest.mark.parametrize("subject", [None, "Sylvania"])
-def test_without_a_subject_there_is_one_key_without_marks(subject: str | None) -> None:
-    ((tokens, marks),) = make_keys(TOKENIZER, make_edit("The capital of Freedonia is", subject))
-    assert len(tokens) == len(marks) == 5
-    assert not marks.any()
+@pytest.mark.parametrize(
+    ("prompt", "subject", "expected"),
+    [
+        ("The capital of Oslo ", "oslo", ["The capital of [Oslo]", "[Oslo] The capital of"]),
+        ("Oslo is", "Oslo", ["[Oslo] is", "is [Oslo]"]),
+        ("Is Oslo?", "Oslo", ["Is [Oslo?]", "[Oslo] Is ?"]),
+        ("the US is", "US", ["the [US] is", "[US] the is"]),
+        ("the capital is", "Oslo", ["the capital is"]),
+        ("The capital is", None, ["The capital is"]),
+    ],
+)
+def test_keys_are_the_forms_of_a_prompt(prompt: str, subject: str | None, expected: list[str]) -> None:
+    lowered = [form.lower() for form in expected if form.lower() != form]
+    assert read_keys(make_edit(prompt, subject)) == expected + ([] if subject == "US" else lowered)
 
 
-def test_a_prompt_that_opens_with_its_subject_has_one_key() -> None:
-    ((_, marks),) = make_keys(TOKENIZER, make_edit("Freedonia is", "Freedonia"))
-    assert marks.tolist() == [True, False]
+def test_a_passage_leaves_the_subject_and_its_end() -> None:
+    passage = " ".join(["Oslo", *(f"w{index}" for index in range(50))])
+    (first, *_) = read_keys(make_edit(passage, "Oslo"))
+    assert first == " ".join(["[Oslo]", *(f"w{index}" for index in range(50 - KEPT, 50))])
 
 
 LONG_SUBJECT = make_edit(

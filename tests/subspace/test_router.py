@@ -87,7 +87,9 @@ def naive_match(
         found = [naive_found(token, query) for token in subject]
         if subject:
             named = sum(found) / len(found) >= thresholds[0] and min(found) >= WEAKEST
-            in_scope = named and naive_cover(rest, query) >= thresholds[1]
+            beside = [token for token in query if naive_found(token, subject) < WEAKEST]
+            asked = [token for token in rest if naive_found(token, subject) < WEAKEST]
+            in_scope = named and naive_cover(asked, beside) >= thresholds[1]
         else:
             in_scope = naive_cover(tokens, query) >= sum(thresholds) / 2
         score = round(naive_cover(tokens, query) + naive_cover(sorted(set(query)), tokens), 5)
