@@ -21,6 +21,7 @@ from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import PreparedEdit, PreparedText, StepData, collate
 from case_lightning.editing.encoding import encode, make_keys
+from case_lightning.editing.loss import label_loss
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
 from case_lightning.editing.module import EditModule, run_suffix
 from case_lightning.editing.variation import vary_prompt
@@ -153,7 +154,7 @@ class Editor:
             prompts = [edit.text.encoded.tokens[: edit.text.encoded.n_prompt] for edit in chosen]
             batch.routes.copy_(torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts]))
             logits = run_suffix(self.suffix, batch)
-            nll = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+            nll = label_loss(logits, batch.labels)
             right = (logits.argmax(-1) == batch.labels).float()
             for row in range(len(chosen)):
                 mine = batch.rows == row

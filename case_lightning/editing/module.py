@@ -7,11 +7,11 @@ from typing import cast
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import functional
 from typing_extensions import override
 
 from case_lightning.base.suffix import Suffix
 from case_lightning.editing.batches import EditBatch, PreparedEdit, collate
+from case_lightning.editing.loss import label_loss
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.conflict import OuterSum
 from case_lightning.subspace import UNEDITED, CaseLayer
@@ -20,9 +20,9 @@ ASSESS_ROWS = 16  # edits assessed in one backward pass
 
 
 def run_suffix(suffix: Suffix, batch: EditBatch) -> Tensor:
-    """Logits at every labelled position of a batch, each row through its route; `(labels, vocabulary)` in float32."""
+    """Logits at every labelled position of a batch, each row through its route, `(labels, vocabulary)`."""
     cast(CaseLayer, suffix.edited).routes = batch.routes
-    return suffix(batch.states, batch.rows, batch.columns).float()
+    return suffix(batch.states, batch.rows, batch.columns)
 
 
 class EditModule(LightningModule):
@@ -104,7 +104,7 @@ class EditModule(LightningModule):
 
     def nll(self, batch: EditBatch) -> Tensor:
         """Negative log-likelihood of every labelled token, `(labels,)` in float32."""
-        return functional.cross_entropy(run_suffix(self.suffix, batch), batch.labels, reduction="none")
+        return label_loss(run_suffix(self.suffix, batch), batch.labels)
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
