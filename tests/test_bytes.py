@@ -16,7 +16,7 @@ from tests.subspace.tiny_adapters import build_adapter, build_base
 from tests.test_configs import LARGE, RUNS, name_config
 
 MEBIBYTE = 1 << 20
-THOUSAND_EDITS = {"n_keys": 2000, "n_key_tokens": 26_000, "n_calibration": 4096}  # ZsRE's, rounded up
+THOUSAND_EDITS = {"n_keys": 4000, "n_key_tokens": 50_000, "n_calibration": 4096}  # ZsRE's, rounded up
 ON_LARGE = [path for path in RUNS if read_settings(["--config", str(path)], "").base.model in LARGE]
 
 
