@@ -227,8 +227,8 @@ def test_a_nan_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_fit_that_diverges_says_so(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("fit", *command(model, data, tmp_path / "run", "--training.learning_rate", "1e30")) == 2
-    assert "lower training.learning_rate, found 1e+30" in read_error(capsys)
+    assert call("fit", *command(model, data, tmp_path / "run", "--training.learning_rate", "1e37")) == 2
+    assert "lower training.learning_rate, found 1e+37" in read_error(capsys)
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -394,10 +394,3 @@ def test_a_run_outside_a_terminal_shows_its_tables_alone(model: Path, data: Path
     assert result.stdout.startswith("6 edits in ")
     assert not any(ord(character) < 32 and character != "\n" for character in result.stdout)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["steps"] == 5
-
-
-def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:
-    result = spawn("fit", "--training.stps", "3", "--run_dir", tmp_path / "run")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: unknown setting 'training.stps'; did you mean training.steps?\n"
-    assert not (tmp_path / "run").exists()

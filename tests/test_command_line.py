@@ -1,5 +1,8 @@
 """What the verbs share."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,3 +16,11 @@ def test_an_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str
 
     assert run_verb(interrupt) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:
+    words = ["-m", "case_lightning.fit", "--training.stps", "3", "--run_dir", str(tmp_path / "run")]
+    result = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: unknown setting 'training.stps'; did you mean training.steps?\n"
+    assert not (tmp_path / "run").exists()
