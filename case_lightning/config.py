@@ -170,7 +170,7 @@ class RunSettings:
     """Everything needed to repeat a run.
 
     Args:
-        seed: Of initial subspaces, rehearsal and reservoir.
+        seed: Of the subspaces' input side, rehearsal and reservoir.
         run_dir: Folder that the run leaves.
     """
 

@@ -61,19 +61,19 @@ def _print_bound(editor: Editor, measured: float, n_edits: int) -> None:
         module.nll(next(iter(steps))).sum().backward()
     operations = counter.get_total_flops() * training.steps / len(module.new)
     dtype = module.suffix.dtype
-    rate = _measure_rate(dtype)
+    rate = _measure_rate(dtype, editor.base.model.device)
     bound = operations / rate
     sys.stdout.write(f"\n{n_edits} edits; {operations / 1e9:.0f} GFLOP an edit in {dtype}, {rate / 1e9:.0f} GFLOP/s: ")
     sys.stdout.write(f"bound {bound:.3f} s, steps take {measured:.3f} s, {bound / measured:.0%} of the bound's speed\n")
 
 
-def _measure_rate(dtype: torch.dtype) -> float:
+def _measure_rate(dtype: torch.dtype, device: torch.device) -> float:
     """Floating-point operations a second of a matrix product."""
-    left, right = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
+    left, right = (torch.randn(SIZE, SIZE).to(device, dtype) for _ in range(2))
     times = []
     for _ in range(9):
         started = time.perf_counter()
-        left @ right
+        (left @ right)[0, 0].item()  # waits for the device
         times.append(time.perf_counter() - started)
     return 2 * SIZE**3 / median(times)
 

@@ -7,7 +7,7 @@ are ones that do nothing, the edited layer is handed the kept states, and only t
 through the output head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -119,7 +119,7 @@ class Suffix:
         model: The base model with the adapter on it.
         architecture: Its parts.
         layer: Index of the edited layer.
-        dtype: To compute in; by default the model's.
+        dtype: To compute in; by default that of each parameter.
         shared: Modules that are used as they are, such as the adapter.
 
     Attributes:
@@ -139,7 +139,7 @@ class Suffix:
         returns_tuple = _returns_tuple(model, architecture.layers[0])
         twins = {module: module for module in shared}
         twins |= {module: _stand_in(module, returns_tuple) for module in architecture.layers[:layer]}
-        self.model = cast(PreTrainedModel, _copy(model, twins, {}, self.dtype))
+        self.model = cast(PreTrainedModel, _copy(model, twins, {}, dtype))
         self.entry, self.head = twins[architecture.layers[layer]], twins[architecture.output_head]
         self.edited = self.model.get_submodule(architecture.down_projections[layer])
 
@@ -171,9 +171,9 @@ def _copy(
     module: nn.Module,
     twins: dict[nn.Module, nn.Module],
     parameters: dict[nn.Parameter, nn.Parameter],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
 ) -> nn.Module:
-    """A module of the same structure with its floating-point parameters in a dtype, and without hooks.
+    """A module of the same structure with its floating-point parameters in a dtype, or as they are, and without hooks.
 
     Args:
         module: What to copy.
@@ -188,7 +188,7 @@ def _copy(
     for name in HOOKS:
         getattr(twin, name).clear()
     for name, parameter in module._parameters.items():
-        if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype:
+        if dtype and parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype:
             if parameter not in parameters:
                 parameters[parameter] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
             twin._parameters[name] = parameters[parameter]
@@ -245,7 +245,10 @@ def choose_dtype(name: str, model: PreTrainedModel) -> torch.dtype:
     """
     if name != "auto":
         return getattr(torch, name)  # type: ignore[no-any-return]
-    has_units = model.device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    read: Callable[[], dict[str, Any]] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )  # newer than the oldest PyTorch that will do
+    has_units = model.device.type == "cpu" and read().get("amx_bf16", False)
     return torch.bfloat16 if has_units and model.dtype == torch.float32 else model.dtype
 
 

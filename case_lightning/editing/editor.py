@@ -70,7 +70,10 @@ def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
     layer = cast(CaseModel, model.base_model).case_layer
     calibration = read_calibration(base.tokenizer)
     layer.adapter.keys.calibrate(calibration)
-    layer.adapter.subspaces.whiten(*read_projection(base.model, layer, calibration))
+    try:
+        layer.adapter.subspaces.whiten(*read_projection(base.model, layer, calibration))
+    except ValueError as error:
+        raise ConfigError(f"subspace.n_directions: {error}") from error
     return model
 
 
@@ -102,9 +105,10 @@ class Editor:
         self.prefix = Prefix(base.model, base.architecture, layer)
         training, memory = settings.training, settings.memory
         shared = [self.tuner.case_layer.case_adapter]
-        self.suffix = Suffix(base.model, base.architecture, layer, shared=shared)
+        parts = (base.model, base.architecture, layer)
+        self.suffix = Suffix(*parts, shared=shared)
         dtype = choose_dtype(training.suffix_dtype, base.model)
-        fitted = Suffix(base.model, base.architecture, layer, dtype, shared)
+        fitted = self.suffix if dtype == base.model.dtype else Suffix(*parts, dtype, shared)
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)

@@ -98,7 +98,7 @@ def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tens
     start, end = find_subject(prompt, edit.subject) or (0, 0)
     forms = [(prompt, start)]
     if tokenizer.is_fast and end:
-        subject, rest = prompt[start:end], f"{prompt[:start]}{prompt[end:]}".strip()
+        subject, rest = prompt[start:end], " ".join(f"{prompt[:start]} {prompt[end:]}".split())
         forms.append((f"{subject} {rest}", 0) if start else (f"{rest} {subject}", len(rest) + 1))
     if not 0 < end - start < SHORT:  # "US" in lower case is another word
         lowered = [(text.lower(), place) for text, place in forms]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 ROWS = 16  # at a time
@@ -26,6 +27,7 @@ class LabelLoss(torch.autograd.Function):
 
     @staticmethod
     @override
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         logits, labels, normaliser = ctx.saved_tensors
         gradient = torch.empty_like(logits)

@@ -89,7 +89,8 @@ def whiten(x: Tensor, whitening: Whitening) -> Tensor:
 
 def draw_basis(rank: int, d_in: int, seed: int) -> Tensor:
     """`R`: seeded random rows, orthonormal where there are no more of them than features, `(rank, d_in)`."""
-    draws = torch.randn(d_in, rank, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randn(d_in, rank, generator=generator, dtype=torch.float32, device="cpu")  # whatever the defaults are
     if rank > d_in:
         return draws.T.div(d_in**0.5)
     columns, triangle = torch.linalg.qr(draws)

@@ -5,8 +5,9 @@ References:
         entropy of the distribution chooses how many.
     [2] Kirkpatrick et al.: Overcoming catastrophic forgetting in neural networks. PNAS 2017. The diagonal Fisher.
 
-A neuron is an intermediate neuron of the MLP, so a column of `ΔW`. Its sensitivity is the diagonal of the empirical
-Fisher information, per-example gradients squared, summed over the neuron's parameters:
+A neuron is an intermediate neuron of the MLP, so a column of `ΔW`, or, where the input side of a subspace is fixed, a
+feature `(A x)_j` that it reads, so a column of `B`, with `A x` for `x` below. Its sensitivity is the diagonal of the
+empirical Fisher information, per-example gradients squared, summed over the neuron's parameters:
 
     F_j = Σ_k ‖G_k[:, j]‖²,     G_k = Σ_n δ_n x_nᵀ  over the tokens of example k
         = Σ_k Σ_{n,m} (δ_n·δ_m) x_nj x_mj.

@@ -21,7 +21,7 @@ class CaseConfig(PeftConfig):
         layer: Index of the decoder layer to edit instead; used only where `target_modules` is not given.
         rank: Rank of a subspace.
         scale: Factor `s` of `ΔW = s · B A`.
-        seed: Seed of the initial subspaces.
+        seed: Seed of `A`, without which an adapter cannot be read.
         n_directions: Directions of the whitening of the projection's input (see `case_lightning.method.basis`).
         tune_input: Whether `A` is trained and stored, too; else it comes from the seed and the whitening.
         subject_threshold: Share of an edit's subject that a query must name to be in the edit's scope, 0 to 1.
@@ -58,6 +58,11 @@ class CaseConfig(PeftConfig):
         """Check what was given."""
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = PeftType("CASE")
+        if self.format_version < FORMAT_VERSION:
+            raise ConfigError(
+                f"this adapter has format version {self.format_version}, this package reads version {FORMAT_VERSION}; "
+                f"make the edits again, its run's ledger holds them"
+            )
         if self.format_version > FORMAT_VERSION:
             raise ConfigError(
                 f"this adapter has format version {self.format_version}, this package reads up to {FORMAT_VERSION}; "

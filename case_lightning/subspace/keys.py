@@ -1,4 +1,4 @@
-"""Router keys: what is stored of each edit to recognise the questions in its scope, a few dozen bytes."""
+"""Router keys: what is stored of each edit to recognise the questions in its scope, a few forms of its prompt."""
 
 import torch
 from torch import Tensor, nn

@@ -131,9 +131,9 @@ class Router:
         self._refresh()
         vectors, weights = self.space(_unique(query)[0])
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
-        named = self._names_subject(similarity.amax(1)[self._slots])
+        candidates = self._find_candidates(similarity.amax(1)[self._slots])
         best, chosen = -1.0, -1
-        for key in named.nonzero().squeeze(1).flip(0).tolist():  # the latest first: it wins a tie
+        for key in candidates.nonzero().squeeze(1).flip(0).tolist():  # the latest first: it wins a tie
             closeness = self._compare(similarity, weights, key)
             if closeness is not None and round(closeness, 5) > best:
                 best, chosen = round(closeness, 5), key
@@ -144,26 +144,26 @@ class Router:
         own = slice(self._ends[key] - self._lengths[key], self._ends[key])
         places, weights, in_subject = self._slots[own], self._weights[own], self._in_subject[own]
         found = similarity[places]  # (key tokens, unique query tokens)
-        relation, relation_weights = found[~in_subject], weights[~in_subject]
-        least = sum(self.thresholds) / 2
-        if in_subject.any():  # asked for is what is said beside the subject, of key and query
-            least = self.thresholds[1]
+        if in_subject.any():  # what is asked is what key and query say beside the subject
             vectors = self._vectors[places]
-            alike = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) >= WEAKEST - ROUNDING
-            relation = relation * (found[in_subject].amax(0) < WEAKEST)
-            relation_weights = relation_weights * ~alike
-        if _average(relation.amax(1), relation_weights) < least - ROUNDING:
-            return None
+            beside_in_key = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) < WEAKEST - ROUNDING
+            beside_in_query = found[in_subject].amax(0) < WEAKEST
+            relation = (found[~in_subject] * beside_in_query).amax(1)
+            if _average(relation, weights[~in_subject] * beside_in_key) < self.thresholds[1] - ROUNDING:
+                return None
         return _average(found.amax(1), weights) + _average(found.amax(0), query_weights)
 
-    def _names_subject(self, best: Tensor) -> Tensor:
-        """Whether the query names each key's subject, `(keys,)`; true of a key without one."""
+    def _find_candidates(self, best: Tensor) -> Tensor:
+        """Whether the query names each key's subject or, where that has none, says what it says; `(keys,)`."""
         segments, found = self._segments[self._in_subject], best[self._in_subject]
         count = best.new_zeros(len(self.keys)).index_add_(0, segments, torch.ones_like(found))
         mean = best.new_zeros(len(self.keys)).index_add_(0, segments, found) / count.clamp_min(1)
         weakest = best.new_ones(len(self.keys)).scatter_reduce_(0, segments, found, "amin")
-        least = self.thresholds[0] - ROUNDING
-        return (count == 0) | ((mean >= least) & (weakest >= WEAKEST))
+        sums = best.new_zeros(2, len(self.keys))
+        sums.index_add_(1, self._segments, torch.stack([best * self._weights, self._weights]))
+        whole = torch.where(sums[1] > 0, sums[0] / sums[1].clamp_min(1e-12), 1.0)
+        named = (mean >= self.thresholds[0] - ROUNDING) & (weakest >= WEAKEST)
+        return torch.where(count > 0, named, whole >= sum(self.thresholds) / 2 - ROUNDING)
 
     def _refresh(self) -> None:
         """Look the keys' embeddings up again after keys were added."""

@@ -15,6 +15,7 @@ from case_lightning.method.conflict import OuterSum
 
 SCALE = "_scale"
 RESTORE = "restore the file from a copy"
+DRAWS = 8
 UNEDITED = -1  # the route of a row that sees the frozen weight alone
 
 
@@ -37,6 +38,7 @@ class Subspaces(nn.Module):
     scales: Tensor
     directions: Tensor
     shrinks: Tensor
+    draws: Tensor
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Subspaces(nn.Module):
         self.register_buffer("scales", torch.ones(d_in))
         self.register_buffer("directions", torch.zeros(n_directions, d_in, dtype=torch.float16))
         self.register_buffer("shrinks", torch.zeros(n_directions))
+        self.register_buffer("draws", torch.zeros(min(DRAWS, d_in)))  # of `A_0`, to know it again
         self.down = nn.ParameterList()  # A_i, (rank, d_in), where they are trained
         self.up = nn.ParameterList()  # B_i, (d_out, rank)
         self._bases: dict[int, Tensor] = {}  # A_i where they are fixed, built when asked for
@@ -100,8 +103,9 @@ class Subspaces(nn.Module):
             return tuned
         device = self.up[index].device
         if index not in self._bases or self._bases[index].device != device:
-            with torch.inference_mode(False):  # it outlives the mode it happens to be asked for in
-                self._bases[index] = self._build(index).to(device)
+            self._bases[index] = self._build(index).to(device)
+            if index == 0 and not self.draws.is_meta:
+                self._check_draws(self._bases[0])
         return self._bases[index]
 
     def parameters_of(self, index: int) -> dict[str, nn.Parameter]:
@@ -118,8 +122,8 @@ class Subspaces(nn.Module):
         Returns:
             `(..., d_out)`.
         """
-        features = inputs.float() @ self.basis(index).T  # (..., rank)
-        update: Tensor = functional.linear(features, self.up[index]) * self.scale
+        features = inputs.float() @ self.basis(index).float().T  # (..., rank)
+        update: Tensor = functional.linear(features, self.up[index].float()) * self.scale
         return update
 
     def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
@@ -152,8 +156,21 @@ class Subspaces(nn.Module):
     def _build(self, index: int) -> Tensor:
         if self.scales.is_meta:
             return torch.empty(self.rank, self.d_in, device="meta")
-        whitening = Whitening(self.scales.cpu(), self.directions.cpu().float(), self.shrinks.cpu())
-        return build_basis(self.rank, whitening, self.seed + index)
+        whitening = Whitening(self.scales.cpu().float(), self.directions.cpu().float(), self.shrinks.cpu().float())
+        # it outlives the mode it happens to be asked for in
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            return build_basis(self.rank, whitening, self.seed + index)
+
+    def _check_draws(self, basis: Tensor) -> None:
+        """Note the beginning of `A_0`, or see that it is what it was when the adapter was made."""
+        draws = basis[0, : len(self.draws)]
+        if not self.draws.any():
+            self.draws = draws.clone()
+        elif not torch.allclose(draws, self.draws.to(draws), rtol=1e-2, atol=1e-3 * float(draws.abs().max())):
+            raise ConfigError(
+                "the seed gives other random numbers than when this adapter was made; use the version of PyTorch that "
+                "made it, or make the edits again from the run's ledger"
+            )
 
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:

@@ -128,7 +128,7 @@ def test_what_a_folder_holds_of_the_subspaces(tune_input: bool, tmp_path: Path) 
     found = {name.split(".subspaces.")[1]: value.dtype for name, value in saved.items() if ".subspaces." in name}
     matrices = ["up.0", "down.0"] if tune_input else ["up.0"]
     assert found == (
-        {"scales": torch.float32, "directions": torch.float16, "shrinks": torch.float32}
+        {"scales": torch.float32, "directions": torch.float16, "shrinks": torch.float32, "draws": torch.float32}
         | dict.fromkeys(matrices, torch.int8)
         | {f"{name}_scale": torch.float32 for name in matrices}
     )

@@ -168,3 +168,27 @@ def test_a_basis_built_in_inference_mode_serves_training(inference: bool) -> Non
         subspaces.update(0, inputs.detach())
     subspaces.update(0, inputs).sum().backward()
     assert inputs.grad is not None
+
+
+def test_other_random_numbers_than_those_of_the_file_are_noticed() -> None:
+    subspaces = build_subspaces()
+    subspaces.basis(0)
+    state = encode(subspaces, torch.int8)
+    with pytest.raises(ConfigError, match="the seed gives other random numbers"):
+        read(state, make_room(seed=4)).basis(0)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_a_basis_does_not_depend_on_the_default_dtype(default: torch.dtype) -> None:
+    expected = draw_basis(RANK, D_IN, seed=3)
+    torch.set_default_dtype(default)
+    try:
+        assert torch.equal(draw_basis(RANK, D_IN, seed=3), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_adapter_in_another_dtype_still_answers() -> None:
+    subspaces, (inputs,) = build_subspaces(), draw(5, (6, D_IN))
+    expected = subspaces.update(0, inputs)
+    assert torch.allclose(subspaces.to(torch.bfloat16).update(0, inputs), expected, rtol=0.05, atol=0.05)

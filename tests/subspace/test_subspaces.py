@@ -66,7 +66,7 @@ def test_a_fixed_input_is_neither_trained_nor_stored(tune_input: bool, names: se
     materialise(subspaces, 1)  # also once it is built
     parameters = {f"{name}.{index}" for name in names for index in range(2)}
     assert {name for name, _ in subspaces.named_parameters()} == parameters
-    assert set(subspaces.state_dict()) == parameters | {"scales", "directions", "shrinks"}
+    assert set(subspaces.state_dict()) == parameters | {"scales", "directions", "shrinks", "draws"}
     assert subspaces.parameters_of(1).keys() == names
     for name, parameter in subspaces.parameters_of(1).items():
         assert parameter is getattr(subspaces, name)[1]
