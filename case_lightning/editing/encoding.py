@@ -100,7 +100,7 @@ def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tens
     if tokenizer.is_fast and end:
         subject, rest = prompt[start:end], " ".join(f"{prompt[:start]} {prompt[end:]}".split())
         forms.append((f"{subject} {rest}", 0) if start else (f"{rest} {subject}", len(rest) + 1))
-    if not 0 < end - start < SHORT:  # "US" in lower case is another word
+    if end - start < len(prompt) and not 0 < end - start < SHORT:  # "US" in lower case is another word, "The World" two
         lowered = [(text.lower(), place) for text, place in forms]
         forms += [low for low, form in zip(lowered, forms, strict=True) if low != form and len(low[0]) == len(form[0])]
     return [_mark(tokenizer, text, place, place + end - start) for text, place in forms]

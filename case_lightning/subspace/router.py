@@ -12,8 +12,9 @@ In scope: the mean of `found` over the subject's tokens reaches the subject thre
 `w_k = ‖k‖²` and sought in what the query says beside the subject, reaches the relation threshold. The squared whitened
 length is large for rare tokens and small for common ones, so it weighs content above function words as an inverse
 document frequency does. Of several edits in scope, the one that covers the query best, and that the query covers best,
-answers; of equal ones the latest, so a second edit of a prompt replaces the first. Where an edit names no subject, its
-whole prompt, weighted, has to reach the mean of the two thresholds.
+answers; of equal ones the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone
+has to be named in one place of the query. Where an edit names no subject, its whole prompt, weighted, has to reach the
+mean of the two thresholds.
 
 Nothing but token ids is stored: statistics come from a fixed text, embeddings from the base model. Because coverage
 looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not matter, and
@@ -35,6 +36,7 @@ from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.subspaces import UNEDITED
 
 WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
+SLACK = 2  # tokens that may stand between those of a subject, where there is nothing else to go by
 ROUNDING = 1e-5  # by which a token's cosine with itself may fall short of 1
 RIDGE = 0.1  # of the mean variance: keeps directions that the calibration text hardly shows from being blown up
 
@@ -129,21 +131,24 @@ class Router:
         if not len(self.keys) or not len(query):
             return -1
         self._refresh()
-        vectors, weights = self.space(_unique(query)[0])
+        distinct, places = _unique(query)
+        vectors, weights = self.space(distinct)
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
         candidates = self._find_candidates(similarity.amax(1)[self._slots])
         best, chosen = -1.0, -1
         for key in candidates.nonzero().squeeze(1).flip(0).tolist():  # the latest first: it wins a tie
-            closeness = self._compare(similarity, weights, key)
+            closeness = self._compare(similarity, weights, places, key)
             if closeness is not None and round(closeness, 5) > best:
                 best, chosen = round(closeness, 5), key
         return chosen
 
-    def _compare(self, similarity: Tensor, query_weights: Tensor, key: int) -> float | None:
+    def _compare(self, similarity: Tensor, query_weights: Tensor, query_places: Tensor, key: int) -> float | None:
         """How well a key and a query that names its subject cover each other; `None` where they ask other things."""
         own = slice(self._ends[key] - self._lengths[key], self._ends[key])
         places, weights, in_subject = self._slots[own], self._weights[own], self._in_subject[own]
         found = similarity[places]  # (key tokens, unique query tokens)
+        if in_subject.all() and not self._stands_together(found[:, query_places]):
+            return None
         if in_subject.any():  # what is asked is what key and query say beside the subject
             vectors = self._vectors[places]
             beside_in_key = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) < WEAKEST - ROUNDING
@@ -152,6 +157,12 @@ class Router:
             if _average(relation, weights[~in_subject] * beside_in_key) < self.thresholds[1] - ROUNDING:
                 return None
         return _average(found.amax(1), weights) + _average(found.amax(0), query_weights)
+
+    def _stands_together(self, found: Tensor) -> bool:
+        """Whether some stretch of a query, hardly longer than a subject, names it; `found` is `(subject, query)`."""
+        stretches = found.unfold(1, min(len(found) + SLACK, found.shape[1]), 1).amax(-1)  # (subject, stretches)
+        named = (stretches.mean(0) >= self.thresholds[0] - ROUNDING) & (stretches.amin(0) >= WEAKEST)
+        return bool(named.any())
 
     def _find_candidates(self, best: Tensor) -> Tensor:
         """Whether the query names each key's subject or, where that has none, says what it says; `(keys,)`."""

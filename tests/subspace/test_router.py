@@ -10,7 +10,7 @@ from torch import Tensor
 
 from case_lightning.subspace import UNEDITED, Router, TokenSpace
 from case_lightning.subspace.keys import RouterKeys
-from case_lightning.subspace.router import RIDGE, WEAKEST
+from case_lightning.subspace.router import RIDGE, SLACK, WEAKEST
 
 VOCAB, WIDTH = 40, 16
 THRESHOLDS = (0.8, 0.05)
@@ -77,6 +77,11 @@ def naive_cover(tokens: list[int], by: list[int]) -> float:
     return covered / sum(weights) if tokens else 1.0
 
 
+def naive_names(subject: list[int], query: list[int], threshold: float) -> bool:
+    found = [naive_found(token, query) for token in subject]
+    return sum(found) / len(found) >= threshold and min(found) >= WEAKEST
+
+
 def naive_match(
     prompts: list[tuple[list[int], list[int]]], query: list[int], thresholds: tuple[float, float] = THRESHOLDS
 ) -> int:
@@ -84,12 +89,15 @@ def naive_match(
     for index, (tokens, marks) in enumerate(prompts):
         subject = [token for token, mark in zip(tokens, marks, strict=True) if mark]
         rest = [token for token, mark in zip(tokens, marks, strict=True) if not mark]
-        found = [naive_found(token, query) for token in subject]
         if subject:
-            named = sum(found) / len(found) >= thresholds[0] and min(found) >= WEAKEST
+            named = naive_names(subject, query, thresholds[0])
             beside = [token for token in query if naive_found(token, subject) < WEAKEST]
             asked = [token for token in rest if naive_found(token, subject) < WEAKEST]
             in_scope = named and naive_cover(asked, beside) >= thresholds[1]
+            if not rest:
+                width = min(len(subject) + SLACK, len(query))
+                stretches = [query[start : start + width] for start in range(len(query) - width + 1)]
+                in_scope &= any(naive_names(subject, stretch, thresholds[0]) for stretch in stretches)
         else:
             in_scope = naive_cover(tokens, query) >= sum(thresholds) / 2
         score = round(naive_cover(tokens, query) + naive_cover(sorted(set(query)), tokens), 5)
@@ -155,6 +163,14 @@ def test_scope(query: list[int], expected: int) -> None:
     assert match(router, query) == expected
     route = router.route(torch.tensor([query], dtype=torch.long)).tolist()
     assert route == [UNEDITED if expected < 0 else 10 + expected]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"), [([20, 34, 33, 21], 0), ([33, 20, 21, 34], 0), ([33, 20, 21, 22, 34], -1)], ids=str
+)
+def test_a_subject_alone_is_named_in_one_place(query: list[int], expected: int) -> None:
+    assert match(build_router(([33, 34], [1, 1])), query) == expected
+    assert match(build_router(([33, 34, 20], [1, 1, 0])), query) == 0  # with a relation, anywhere
 
 
 @given(
