@@ -11,7 +11,7 @@ from case_lightning.base import Base, find_architecture
 from case_lightning.command_line import read_settings
 from case_lightning.config import RunSettings
 from case_lightning.editing.editor import make_config
-from case_lightning.subspace.storage import count_bytes
+from tests.count_bytes import count_bytes
 from tests.subspace.tiny_adapters import build_adapter, build_base
 from tests.test_configs import LARGE, RUNS, name_config
 

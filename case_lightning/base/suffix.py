@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from typing_extensions import override
 
@@ -33,6 +34,16 @@ CONTAINERS = ("_modules", "_parameters", "_buffers", *HOOKS)  # of an nn.Module,
 
 class _ReachedError(Exception):
     """Ends a forward pass once the edited layer's input is known."""
+
+
+def _run_until_reached(model: PreTrainedModel, handle: RemovableHandle, batches: Sequence[Tensor]) -> None:
+    """Run a model on token ids, `(batch, seq)` each, until its hook raises; then take the hook off."""
+    try:
+        for tokens in batches:
+            with suppress(_ReachedError):
+                model(input_ids=tokens.to(model.device), use_cache=False)
+    finally:
+        handle.remove()
 
 
 class _Skipped(nn.Module):
@@ -100,13 +111,7 @@ class Prefix:
             found.append(args[0] if args else kwargs["hidden_states"])
             raise _ReachedError
 
-        handle = self.entry.register_forward_pre_hook(keep, with_kwargs=True)
-        try:
-            self.model(input_ids=tokens, use_cache=False)
-        except _ReachedError:
-            pass
-        finally:
-            handle.remove()
+        _run_until_reached(self.model, self.entry.register_forward_pre_hook(keep, with_kwargs=True), [tokens])
         return found[0]
 
 
@@ -224,14 +229,8 @@ def read_projection(model: PreTrainedModel, projection: nn.Module, tokens: Tenso
         found.append((rows[0].flatten(0, 1), rows[1].flatten(0, 1)))
         raise _ReachedError
 
-    handle = projection.register_forward_hook(keep)
-    try:
-        pieces = tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE)
-        for start in range(0, len(pieces), PIECES_AT_ONCE):
-            with suppress(_ReachedError):
-                model(input_ids=pieces[start : start + PIECES_AT_ONCE].to(model.device), use_cache=False)
-    finally:
-        handle.remove()
+    pieces = tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE)
+    _run_until_reached(model, projection.register_forward_hook(keep), torch.split(pieces, PIECES_AT_ONCE))
     return torch.cat([inputs for inputs, _ in found]), torch.cat([outputs for _, outputs in found])
 
 
@@ -245,9 +244,8 @@ def choose_dtype(name: str, model: PreTrainedModel) -> torch.dtype:
     """
     if name != "auto":
         return getattr(torch, name)  # type: ignore[no-any-return]
-    read: Callable[[], dict[str, Any]] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )  # newer than the oldest PyTorch that will do
+    # newer than the oldest PyTorch that will do
+    read: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     has_units = model.device.type == "cpu" and read().get("amx_bf16", False)
     return torch.bfloat16 if has_units and model.dtype == torch.float32 else model.dtype
 
@@ -277,13 +275,7 @@ def _returns_tuple(model: PreTrainedModel, layer: nn.Module) -> bool:
         found.append(isinstance(output, tuple))
         raise _ReachedError
 
-    handle = layer.register_forward_hook(look)
-    try:
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
-    except _ReachedError:
-        pass
-    finally:
-        handle.remove()
+    _run_until_reached(model, layer.register_forward_hook(look), [torch.zeros(1, 1, dtype=torch.long)])
     return found[0]
 
 

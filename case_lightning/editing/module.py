@@ -40,7 +40,7 @@ class EditModule(LightningModule):
     def __init__(self, suffix: Suffix, learning_rate: float, weight_decay: float = 0.0) -> None:
         """Store the arguments; parameters come with each fit."""
         super().__init__()
-        self._frozen = (suffix, cast(CaseLayer, suffix.edited))  # a tuple hides them from nn.Module's registration
+        self._frozen = (suffix,)  # a tuple hides it from nn.Module's registration
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.new: list[PreparedEdit] = []
@@ -51,7 +51,7 @@ class EditModule(LightningModule):
     @property
     def layer(self) -> CaseLayer:
         """The edited layer."""
-        return self._frozen[1]
+        return cast(CaseLayer, self.suffix.edited)
 
     @property
     def suffix(self) -> Suffix:
