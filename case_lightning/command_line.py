@@ -117,7 +117,7 @@ def _check_file(path: str, known: list[str]) -> None:
 
 
 def _is_section(key: str, known: list[str]) -> bool:
-    return any(one.startswith(f"{key}.") for one in known)
+    return any(one.startswith(f"{key}.") and one != f"{key}.help" for one in known)
 
 
 def _reword(message: str) -> str:

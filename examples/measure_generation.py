@@ -12,6 +12,7 @@ from statistics import median
 
 import torch
 
+from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.loading import load_run
 from case_lightning.editing.run import quiet_libraries
 from case_lightning.editing.scoring import Scorer
@@ -39,12 +40,12 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     run = load_run(options.run)
-    scorer = Scorer(run.base, run.model)
+    scorer = Scorer(RoutedModel(run.base, run.model))
     texts = [text for edit in run.edits for text in (edit.prompt, f"Tell me about {edit.target}.")]
     prompts = [scorer.encode(text, ".") for text in texts]
     sys.stdout.write("| prompts at once | edited, tokens/s | unedited | ratio |\n|---|---|---|---|\n")
     for size in BATCHES:
-        edited, unedited = measure(scorer, [one.tokens[: one.n_prompt] for one in prompts[:size]])
+        edited, unedited = measure(scorer, [one.prompt for one in prompts[:size]])
         sys.stdout.write(f"| {size} | {edited:.1f} | {unedited:.1f} | {edited / unedited:.3f} |\n")
 
 

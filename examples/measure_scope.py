@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from case_lightning.data import Edit
-from case_lightning.editing.encoding import find_subject
+from case_lightning.editing.answering import RoutedModel
+from case_lightning.editing.encoding import encode_prompt, find_subject
 from case_lightning.editing.loading import LoadedRun, load_run
 from case_lightning.editing.run import quiet_libraries
-from case_lightning.editing.scoring import Scorer
 
 CONVERSATION_TOKENS = 200
 TALK = (  # about nothing that an edit is about; repeated until it is long enough
@@ -92,12 +92,12 @@ def read_texts(source: str) -> list[str]:
 
 def measure(run: LoadedRun, sources: list[str]) -> Iterator[tuple[str, int, float]]:
     """For each form: its name, how many prompts it has, and the share in scope."""
-    scorer = Scorer(run.base, run.model)
+    model = RoutedModel(run.base, run.model)
     forms = {name: [text for edit in run.edits for text in form(edit)] for name, form in build_forms(run).items()}
     forms |= {f"**out of scope**: {Path(source).name}": read_texts(source) for source in sources}
     for name, texts in forms.items():
         if texts:
-            routes = scorer.route([scorer.encode(text, ".") for text in texts])
+            routes = model.route([encode_prompt(run.base.tokenizer, text) for text in texts])
             yield name, len(texts), (routes >= 0).float().mean().item()
 
 

@@ -3,7 +3,8 @@
 from case_lightning.baselines.fine_tuning import FineTuning, FineTuningSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
 from case_lightning.baselines.memit import MEMIT, MEMITSettings
-from case_lightning.baselines.method import EditingMethod, Side
+from case_lightning.baselines.method import EditingMethod
+from case_lightning.editing.answering import Side
 
 METHODS: dict[str, type[EditingMethod]] = {
     "ft": FineTuning,

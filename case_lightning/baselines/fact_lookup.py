@@ -63,7 +63,7 @@ def look_up_essence(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> Lookup | 
     if find_subject(edit.prompt, edit.subject) is None or not tokenizer.is_fast:
         return None
     found = look_up(tokenizer, Edit(edit.id, f"{edit.subject} is a", edit.target, edit.subject))
-    prompt = found.encoded.tokens[: found.encoded.n_prompt]
+    prompt = found.encoded.prompt
     return Lookup(Encoded(prompt, len(prompt)), found.position)
 
 

@@ -29,9 +29,9 @@ from typing_extensions import override
 
 from case_lightning.base import Base
 from case_lightning.baselines.changed_output import Change, add_product
-from case_lightning.baselines.method import Side
 from case_lightning.baselines.trained import OneLayerMethod
 from case_lightning.data import Edit
+from case_lightning.editing.answering import Side
 from case_lightning.editing.batches import EditBatch
 from case_lightning.editing.encoding import Encoded
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from case_lightning.base import Base
-from case_lightning.baselines.method import Side
 from case_lightning.baselines.trained import TrainedMethod
 from case_lightning.data import Edit
+from case_lightning.editing.answering import Side
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from case_lightning.base import Base
 from case_lightning.data import Edit
+from case_lightning.editing.answering import Side
 
-Side = Literal["left", "right"]
 FILE = "state.safetensors"
 
 
@@ -44,16 +43,7 @@ class EditingMethod(ABC):
     def answering(
         self, prompts: Sequence[Tensor], edited: bool = True, padding: Side = "right"
     ) -> AbstractContextManager[None]:
-        """Within this context the base model's forward and `generate` answer as the edited, or as the unedited model.
-
-        What a method decides for each prompt, such as the memory that it is answered from, it decides at the start,
-        from the prompt alone, and holds to the end.
-
-        Args:
-            prompts: Token ids of each row's prompt, in order; in a teacher-forced row the answer follows.
-            edited: Whether to answer as the edited model.
-            padding: On which side the rows will be padded to one width.
-        """
+        """Answer as the edited, or as the unedited model: see `Answering`."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from typing_extensions import override
 
 from case_lightning.base import Base
-from case_lightning.baselines.method import EditingMethod, Side
+from case_lightning.baselines.method import EditingMethod
+from case_lightning.editing.answering import Side
 from case_lightning.errors import BaseModelError, ConfigError
 
 WEIGHT = "weight."  # before a projection's dotted name, in a method's state

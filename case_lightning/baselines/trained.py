@@ -12,8 +12,9 @@ from typing_extensions import override
 from case_lightning.base import Base
 from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype
 from case_lightning.baselines.changed_output import Change, changed_output
-from case_lightning.baselines.method import EditingMethod, Side
+from case_lightning.baselines.method import EditingMethod
 from case_lightning.data import Edit
+from case_lightning.editing.answering import Side
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, collate
 from case_lightning.editing.encoding import Encoded, encode
 from case_lightning.editing.loss import label_loss

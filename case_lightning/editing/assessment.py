@@ -11,6 +11,7 @@ from rich.text import Text
 from case_lightning.command_line import settings_from
 from case_lightning.data import Edit, read_edits
 from case_lightning.data.checks import normalize_question
+from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import LoadedRun, load_run
@@ -41,10 +42,11 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     quiet_libraries()
     edits = read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
-    scorer = Scorer(run.base, run.model)
+    model = RoutedModel(run.base, run.model)
+    scorer = Scorer(model)
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits]
     known = [answer.exact for answer in scorer.ask(questions, edited=False)]
-    routes = scorer.route(questions).tolist()
+    routes = model.route([question.prompt for question in questions]).tolist()
     scores, threshold = _score_conflicts(run, edits)
     verdicts = []
     for index, edit in enumerate(edits):

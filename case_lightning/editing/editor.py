@@ -173,7 +173,7 @@ class Editor:
         for start in range(0, len(indices), width):
             chosen = [self.past[index] for index in indices[start : start + width]]
             batch = collate(chosen)
-            prompts = [edit.text.encoded.tokens[: edit.text.encoded.n_prompt] for edit in chosen]
+            prompts = [edit.text.encoded.prompt for edit in chosen]
             batch.routes.copy_(torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts]))
             logits = run_suffix(self.suffix, batch)
             nll = label_loss(logits, batch.labels)

@@ -27,6 +27,11 @@ class Encoded:
     n_prompt: int
 
     @property
+    def prompt(self) -> Tensor:
+        """Token ids of the prompt, `(n_prompt,)`."""
+        return self.tokens[: self.n_prompt]
+
+    @property
     def labels(self) -> Tensor:
         """Token ids of the answer, `(answer,)`."""
         return self.tokens[self.n_prompt :]

@@ -12,6 +12,7 @@ from rich.console import Console
 from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
+from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.consolidation import count_all_steps
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.ledger import Ledger
@@ -33,7 +34,8 @@ def score_run(
     Returns:
         The content of `metrics.json`.
     """
-    scorer, ledger = Scorer(base, model, settings.evaluation.batch_size), Ledger(folder.ledger)
+    method, ledger = RoutedModel(base, model), Ledger(folder.ledger)
+    scorer = Scorer(method, settings.evaluation.batch_size)
     with console.status("scoring"):
         started = time.perf_counter()
         parts, details = evaluate_model(scorer, edits, settings.evaluation.generate)
@@ -52,7 +54,7 @@ def score_run(
         "evaluate_seconds": seconds,
         "optimizer_steps": ledger.snapshots()[-1].n_batches * settings.training.steps
         + count_all_steps(ledger.rows(), settings.consolidation),
-        "subspaces": len(scorer.tuner.case_layer.adapter.subspaces),
+        "subspaces": len(method.tuner.case_layer.adapter.subspaces),
         "adapter_bytes": (folder.adapter / "adapter_model.safetensors").stat().st_size,
     }
     metrics["cost"] |= folder.read_peaks() or measure_peaks(scorer, edits)
@@ -102,7 +104,7 @@ def make_examples(scorer: Scorer, edits: Sequence[Edit], details: Sequence[dict[
 def measure_overhead(scorer: Scorer, edits: Sequence[Edit], repeats: int = 3, tokens: int = 12) -> float:
     """How many times slower edited generation is: tokens a second of the unedited model over the edited one's."""
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits[:4]]
-    prompts = [question.tokens[: question.n_prompt] for question in questions]
+    prompts = [question.prompt for question in questions]
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(repeats):
         for flag in (True, False):

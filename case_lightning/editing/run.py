@@ -18,6 +18,7 @@ from case_lightning.command_line import settings_from
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit, EditDataModule, read_edits
 from case_lightning.display import LiveDisplay, make_console, show_examples, show_metrics
+from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import N_EXAMPLES, score_run
 from case_lightning.editing.ledger import Ledger, Stream
@@ -195,7 +196,7 @@ def open_scorer(path: str, batch_size: int = 32) -> Scorer:
     """Load a finished run to ask it."""
     quiet_libraries()
     run = load_run(path)
-    return Scorer(run.base, run.model, batch_size)
+    return Scorer(RoutedModel(run.base, run.model), batch_size)
 
 
 def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: bool) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
     other = None if data["path"] is None else read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
     if other is not None:
-        parts, _ = evaluate_model(Scorer(run.base, run.model, batch_size), other, generate)
+        parts, _ = evaluate_model(Scorer(RoutedModel(run.base, run.model), batch_size), other, generate)
         return {"protocol": "wise", "dataset": data["path"], "n_records": len(other), **parts}
     settings = settings_from(folder.read_config())
     settings.evaluation.batch_size, settings.evaluation.generate = batch_size, generate

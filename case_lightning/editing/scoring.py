@@ -8,18 +8,15 @@ Beside both: exact match, and exact match of free greedy generation.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from case_lightning.base import Base
 from case_lightning.base.suffix import only_positions
 from case_lightning.data import Edit
+from case_lightning.editing.answering import Answering
 from case_lightning.editing.encoding import Encoded, encode
-from case_lightning.subspace import UNEDITED, CaseModel
 
 
 @dataclass(frozen=True)
@@ -50,29 +47,20 @@ class Answer:
 
 
 class Scorer:
-    """Asks a model with an adapter, edited or not.
+    """Asks an editable model, edited or not, whatever the method that edits it.
 
     Args:
-        base: The base model.
-        model: The same with its adapter.
+        method: The model.
         batch_size: Prompts asked at once.
     """
 
-    def __init__(self, base: Base, model: PeftModel, batch_size: int = 32) -> None:
+    def __init__(self, method: Answering, batch_size: int = 32) -> None:
         """Store the arguments."""
-        self.base, self.model, self.batch_size = base, model, batch_size
-        self.tuner = cast(CaseModel, model.base_model)
+        self.method, self.base, self.batch_size = method, method.base, batch_size
 
     def encode(self, prompt: str, answer: str) -> Encoded:
         """A prompt with the answer it is scored on."""
         return encode(self.base.tokenizer, prompt, answer)
-
-    def route(self, questions: Sequence[Encoded]) -> Tensor:
-        """The route of each prompt alone, `(questions,)`."""
-        if not len(self.tuner.case_layer.adapter.keys):
-            return torch.full((len(questions),), UNEDITED)
-        router = self.tuner.router
-        return torch.cat([router.route(question.tokens[None, : question.n_prompt]) for question in questions])
 
     @torch.no_grad()
     def ask(self, questions: Sequence[Encoded], edited: bool = True, keep_logits: bool = False) -> Iterator[Answer]:
@@ -80,22 +68,20 @@ class Scorer:
 
         Args:
             questions: Prompts with answers.
-            edited: Whether the router may send prompts through subspaces.
+            edited: Whether the edited model is asked.
             keep_logits: Whether logits are kept.
         """
         for start in range(0, len(questions), self.batch_size):
-            batch = questions[start : start + self.batch_size]
-            routes = self.route(batch) if edited else torch.full((len(batch),), UNEDITED)
-            yield from self._forward(batch, routes, keep_logits)
+            yield from self._forward(questions[start : start + self.batch_size], edited, keep_logits)
 
-    def _forward(self, batch: Sequence[Encoded], routes: Tensor, keep_logits: bool) -> Iterator[Answer]:
+    def _forward(self, batch: Sequence[Encoded], edited: bool, keep_logits: bool) -> Iterator[Answer]:
         device = self.base.model.device
         tokens = pad_sequence([question.tokens for question in batch], batch_first=True).to(device)
         counts = torch.tensor([len(question.labels) for question in batch])
         rows = torch.repeat_interleave(torch.arange(len(batch)), counts)
         columns = torch.cat([question.columns for question in batch])
-        head = self.base.architecture.output_head
-        with self.tuner.forced_routes(routes.to(device)), only_positions(head, rows, columns):
+        head, prompts = self.base.architecture.output_head, [question.prompt for question in batch]
+        with self.method.answering(prompts, edited), only_positions(head, rows, columns):
             logits = self.base.model(input_ids=tokens, use_cache=False).logits[0].float().cpu()
         for question, part in zip(batch, logits.split(counts.tolist()), strict=True):
             nll = torch.nn.functional.cross_entropy(part, question.labels).item()
@@ -108,7 +94,7 @@ class Scorer:
         Args:
             prompts: The prompts.
             max_new_tokens: Longest answer.
-            edited: Whether the adapter is on.
+            edited: Whether the edited model is asked.
         """
         questions = [self.encode(prompt, ".") for prompt in prompts]
         answers = self._generate(questions, [max_new_tokens] * len(prompts), edited)
@@ -126,7 +112,7 @@ class Scorer:
         order = sorted(range(len(questions)), key=lambda index: lengths[index])
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            prompts = [questions[index].tokens[: questions[index].n_prompt] for index in chosen]
+            prompts = [questions[index].prompt for index in chosen]
             found = self.generate_batch(prompts, max(lengths[index] for index in chosen), edited)
             for index, answer in zip(chosen, found, strict=True):
                 answers[index] = answer
@@ -140,8 +126,8 @@ class Scorer:
         tokens = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left").to(device)
         mask = pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left").to(device)
         lengths = {"max_new_tokens": max_new_tokens, "min_new_tokens": least}
-        with self.tuner.forced_routes(torch.full((len(prompts),), UNEDITED)) if not edited else torch.no_grad():
-            found: Tensor = self.model.generate(  # type: ignore[no-untyped-call]
+        with self.method.answering(prompts, edited, "left"):
+            found: Tensor = self.method.model.generate(  # type: ignore[operator]
                 input_ids=tokens, attention_mask=mask, do_sample=False, pad_token_id=pad, **lengths
             )
         return found[:, tokens.shape[1] :].cpu()

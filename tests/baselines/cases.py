@@ -9,8 +9,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from case_lightning.base import Base
-from case_lightning.baselines import MEMIT, FineTuning, FineTuningSettings, Lora, LoraSettings, MEMITSettings
-from case_lightning.baselines.method import EditingMethod, Side
+from case_lightning.baselines import (
+    MEMIT,
+    EditingMethod,
+    FineTuning,
+    FineTuningSettings,
+    Lora,
+    LoraSettings,
+    MEMITSettings,
+    Side,
+)
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import Encoded, encode, encode_prompt
 
@@ -55,7 +63,7 @@ def answer(method: EditingMethod, questions: list[Encoded], edited: bool = True)
     """Teacher-forced logits at the positions of each answer, `(answer, vocabulary)`, padded on the right."""
     model = method.base.model
     tokens = pad_sequence([question.tokens for question in questions], batch_first=True)
-    with method.answering([question.tokens[: question.n_prompt] for question in questions], edited):
+    with method.answering([question.prompt for question in questions], edited):
         logits = model(input_ids=tokens, use_cache=False).logits
     return [row[question.columns] for row, question in zip(logits, questions, strict=True)]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from case_lightning.data import Edit, Locality
+from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.encoding import Encoded
 from case_lightning.editing.evaluation import evaluate_model
@@ -27,13 +28,13 @@ def editor(tiny_model: Path) -> Editor:
 
 @pytest.fixture
 def scorer(editor: Editor) -> Scorer:
-    return Scorer(editor.base, editor.model, batch_size=3)
+    return Scorer(RoutedModel(editor.base, editor.model), batch_size=3)
 
 
 @torch.no_grad()
 def predict(scorer: Scorer, question: Encoded, route: int) -> torch.Tensor:
     """Logits at an answer's positions, `(answer, vocabulary)`."""
-    with scorer.tuner.forced_routes(torch.tensor([route])):
+    with scorer.method.tuner.forced_routes(torch.tensor([route])):
         logits = scorer.base.model(input_ids=question.tokens[None]).logits[0].float()
     return logits[question.n_prompt - 1 : -1]
 
@@ -45,9 +46,9 @@ def naive_accuracy(scorer: Scorer, question: Encoded, route: int) -> float:
 @torch.no_grad()
 def naive_generate(scorer: Scorer, question: Encoded, route: int, count: int) -> list[int]:
     """Greedy decoding without a cache."""
-    tokens = question.tokens[: question.n_prompt]
+    tokens = question.prompt
     for _ in range(count):
-        with scorer.tuner.forced_routes(torch.tensor([route])):
+        with scorer.method.tuner.forced_routes(torch.tensor([route])):
             tokens = torch.cat([tokens, scorer.base.model(input_ids=tokens[None]).logits[0, -1].argmax()[None]])
         if tokens[-1] == scorer.base.tokenizer.eos_token_id:
             break
@@ -55,7 +56,7 @@ def naive_generate(scorer: Scorer, question: Encoded, route: int, count: int) ->
 
 
 def routes_of(scorer: Scorer, questions: list[Encoded]) -> list[int]:
-    return scorer.route(questions).tolist()
+    return scorer.method.route([question.prompt for question in questions]).tolist()
 
 
 def mean(values: list[float]) -> float:

@@ -1,0 +1,31 @@
+"""Compare editing methods: `python -m case_lightning.bench --config configs/bench/zsre_smollm2.yaml`.
+
+Every method edits every data set with every seed in a process of its own and is scored by the same evaluator. A command
+that was stopped goes on after the last cell that it finished. It leaves `results.parquet`, `results.md` and plots.
+"""
+
+import sys
+from dataclasses import fields
+
+from case_lightning.command_line import SettingsParser, run_verb
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: The command line; by default the process's own.
+    """
+    from case_lightning.benchmark.settings import BenchSettings
+
+    parser = SettingsParser(prog="python -m case_lightning.bench", description=__doc__)
+    parser.add_argument("--config", action="config", help="YAML file; later options override it")
+    parser.add_class_arguments(BenchSettings)
+    found = parser.instantiate(parser.read(arguments))
+    from case_lightning.benchmark.bench import run_bench  # torch is slow to import: --help need not wait
+
+    run_bench(BenchSettings(**{one.name: found[one.name] for one in fields(BenchSettings)}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main))

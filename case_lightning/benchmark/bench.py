@@ -1,0 +1,78 @@
+"""A whole comparison: run what is missing, then write the table and the plots of all that is there."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from rich.markdown import Markdown
+
+from case_lightning.benchmark.cell import read_stream
+from case_lightning.benchmark.plan import Cell, check_bench, plan_cells
+from case_lightning.benchmark.plots import draw_plots
+from case_lightning.benchmark.pool import run_cells
+from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
+from case_lightning.display import make_console
+from case_lightning.errors import ConfigError, RunError
+
+GROWING = ("run_dir", "methods", "data", "seeds", "devices", "timing")  # more of these leaves what is done as it is
+
+
+def run_bench(settings: BenchSettings) -> None:
+    """Run the cells that are missing and show the table of all; tables and plots are renewed after every cell.
+
+    Raises:
+        CaseError: A setting, the data, the base model or the folder cannot be used; cells that were done are kept.
+    """
+    check_bench(settings)
+    for name in settings.data:
+        read_stream(settings, name)  # what is wrong with it is said before a method is run
+    folder = Path(settings.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            _run(settings, folder)
+    except Timeout as error:
+        raise RunError(f"run_dir: {folder} is being written by another process; wait for it to end") from error
+
+
+def _run(settings: BenchSettings, folder: Path) -> None:
+    console = make_console()
+    _note_settings(settings, folder / "config.yaml")
+    cells = plan_cells(settings)
+    missing = [cell for cell in cells if cell.read(folder) is None]
+    console.print(f"{len(cells) - len(missing)} of {len(cells)} runs are there already")
+
+    def note(cell: Cell) -> None:
+        table = collect_rows(settings, cells)
+        if not table.empty:
+            write_table(table, folder)
+            draw_plots(table, folder)
+        console.print(f"done: {cell.locate(folder)}")
+
+    run_cells(settings, missing, note)
+    console.print(Markdown(render_markdown(collect_rows(settings, cells))))
+    console.print(f"table: {folder / 'results.md'}, {folder / 'results.parquet'}")
+
+
+def _note_settings(settings: BenchSettings, path: Path) -> None:
+    """Write the settings down, unless what is there was made with others.
+
+    Raises:
+        ConfigError: It was: a method, a data set or what all runs share is not what it was.
+    """
+    now = asdict(settings)
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for key, old, new in _find_changes(before, now):
+        raise ConfigError(f"{key}: {path.parent} holds runs made with {old}, now it is {new}; give another run_dir")
+    path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+
+
+def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    pairs = [(key, before[key], now[key]) for key in before if key in now and key not in GROWING]
+    for key in ("methods", "data"):
+        old, new = before.get(key, {}), now[key]
+        pairs += [(f"{key}.{name}", old[name], new[name]) for name in old if name in new]
+    return [pair for pair in pairs if pair[1] != pair[2]]

@@ -1,0 +1,67 @@
+"""An editing method from its name and its settings as a configuration file has them."""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from case_lightning.base import Base
+from case_lightning.baselines import METHODS, EditingMethod
+from case_lightning.errors import ConfigError
+
+
+def check_method(name: str, found: Mapping[str, Any]) -> None:
+    """Refuse a method that there is not, or a setting that it does not have.
+
+    Raises:
+        ConfigError: The message names the method, the value and what there is.
+    """
+    _build_settings(name, found)
+
+
+def build_method(name: str, found: Mapping[str, Any], base: Base, seed: int) -> EditingMethod:
+    """Build a method that has edited nothing yet.
+
+    Args:
+        name: Its name in the comparison.
+        found: Its settings; `method` says which method it is where the name does not.
+        base: The base model.
+        seed: Of everything random.
+
+    Raises:
+        ConfigError: There is no such method, or a setting cannot be used.
+    """
+    settings = _build_settings(name, found)
+    kind: Any = METHODS[_find_kind(name, found)]
+    method: EditingMethod = kind(base, seed=seed, settings=settings)
+    return method
+
+
+def _find_kind(name: str, found: Mapping[str, Any]) -> str:
+    kind = str(found.get("method", name))
+    if kind not in METHODS:
+        near = difflib.get_close_matches(kind, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METHODS)}"
+        raise ConfigError(f"methods.{name}: no method is called {kind!r}; {hint}")
+    return kind
+
+
+def _build_settings(name: str, found: Mapping[str, Any]) -> object:
+    kind = inspect.signature(METHODS[_find_kind(name, found)]).parameters["settings"].annotation
+    settings = next(one for one in (kind, *getattr(kind, "__args__", ())) if dataclasses.is_dataclass(one))
+    given = {key: value for key, value in found.items() if key != "method"}
+    known = [one.name for one in dataclasses.fields(settings)]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"methods.{name}: unknown setting {key!r}; {hint}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings, "settings")
+    try:
+        return parser.instantiate(parser.parse_object({"settings": given})).settings
+    except (ValueError, TypeError, LookupError) as error:  # what jsonargparse raises for a value of the wrong type
+        raise ConfigError(f"methods.{name}: {' '.join(str(error).split())}") from error

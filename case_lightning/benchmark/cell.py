@@ -1,0 +1,123 @@
+"""One cell of a comparison: a method edits a stream of batches and is scored after some of them."""
+
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from case_lightning.base import load_base
+from case_lightning.baselines import EditingMethod
+from case_lightning.benchmark.build import build_method
+from case_lightning.benchmark.plan import Cell, Row, split_stream
+from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.data import Edit, read_edits
+from case_lightning.data.checks import keep_latest
+from case_lightning.editing.evaluation import evaluate_model
+from case_lightning.editing.figures import measure_overhead
+from case_lightning.editing.run import locate_data, quiet_libraries
+from case_lightning.editing.scoring import Scorer
+from case_lightning.errors import ConfigError
+
+
+def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
+    """Run one cell in this process and keep its rows.
+
+    Args:
+        settings: The comparison.
+        cell: The cell.
+        device: Where to.
+
+    Raises:
+        CaseError: The data, the base model or a setting cannot be used.
+    """
+    quiet_libraries()
+    edits = read_stream(settings, cell.data)
+    base = load_base(settings.base.model, settings.base.dtype, device, settings.base.trust_remote_code)
+    torch.manual_seed(cell.seed)
+    method = build_method(cell.method, settings.methods[cell.method], base, cell.seed)
+    batch_size = settings.data[cell.data].batch_size
+    if cell.turn is None:
+        rows = score_stream(settings, method, edits, batch_size)
+    else:
+        rows = [time_edits(method, edits, batch_size, settings.timing.edits)]
+    names = {"data": cell.data, "method": cell.method, "seed": cell.seed, "batch_size": batch_size}
+    cell.write(settings.run_dir, [names | row for row in rows])
+
+
+def read_stream(settings: BenchSettings, name: str) -> list[Edit]:
+    """The edits of a data set, as many as the largest number that is scored.
+
+    Raises:
+        ConfigError: There are not enough of them for the timing.
+    """
+    found = dict(vars(settings.data[name]))
+    batch_size, most = found.pop("batch_size"), max(settings.n_edits)
+    found |= {"path": locate_data(found["path"]), "limit": min(found["limit"] or most, most)}
+    edits = read_edits(**found)
+    rest = max(len(edits) - batch_size, 0)
+    if settings.timing.rounds and rest < settings.timing.edits:
+        raise ConfigError(
+            f"timing.edits: expected at most {rest}, what data.{name} has after its first batch, found "
+            f"{settings.timing.edits}"
+        )
+    return edits
+
+
+def score_stream(settings: BenchSettings, method: EditingMethod, edits: Sequence[Edit], batch_size: int) -> list[Row]:
+    """Edit batch by batch; a row of figures for each number of edits that is asked for.
+
+    A run that took longer than it may is scored where it is, and ends.
+    """
+    rows: list[Row] = []
+    seconds, started = 0.0, time.perf_counter()
+    for batch, count in split_stream(edits, batch_size, settings.n_edits):
+        before = time.perf_counter()
+        method.edit(batch)
+        seconds += time.perf_counter() - before
+        late = time.perf_counter() - started > settings.max_seconds
+        if late or count in settings.n_edits or count == len(edits):
+            row: Row = {"n_edits": count, "complete": not late or count == len(edits), "edit_seconds": seconds / count}
+            row |= {"optimizer_steps": method.n_steps / count, "bytes": measure_bytes(method)}
+            rows.append(row | _score(settings, method, edits[:count]))
+        if late:
+            break
+    return rows
+
+
+def time_edits(method: EditingMethod, edits: Sequence[Edit], batch_size: int, n_edits: int) -> Row:
+    """Seconds an edit of the batches after the first."""
+    method.edit(keep_latest(edits[:batch_size]))
+    timed = edits[batch_size : batch_size + n_edits]
+    started = time.perf_counter()
+    for start in range(0, n_edits, batch_size):
+        method.edit(keep_latest(timed[start : start + batch_size]))
+    return {"n_edits": n_edits, "edit_seconds": (time.perf_counter() - started) / n_edits}
+
+
+def measure_bytes(method: EditingMethod) -> int:
+    """Bytes of all that a method stores beside the base model."""
+    with tempfile.TemporaryDirectory() as folder:
+        method.save(Path(folder))
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _score(settings: BenchSettings, method: EditingMethod, edits: Sequence[Edit]) -> Row:
+    """Figures on the edits that hold: of two targets of one prompt the later."""
+    edits = keep_latest(edits)
+    scorer = Scorer(method, settings.evaluation.batch_size)
+    started = time.perf_counter()
+    parts, _ = evaluate_model(scorer, edits, settings.evaluation.generate)
+    pre = {f"unedited_{name}": parts["pre"][name] for name in ("reliability", "generalization", "perplexity")}
+    on_gpu = torch.cuda.is_available()
+    return {
+        **parts["final"],
+        "harness_locality": parts["harness"]["locality"],
+        **pre,
+        "evaluate_seconds": time.perf_counter() - started,
+        "generate_overhead": measure_overhead(scorer, edits),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+    }

@@ -1,0 +1,102 @@
+"""The cells of a comparison, and where what is known of each is kept."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+from case_lightning.benchmark.build import check_method
+from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.data import Edit
+from case_lightning.data.checks import keep_latest
+from case_lightning.errors import ConfigError
+
+Row = dict[str, Any]
+NAME = r"[\w.+-]+"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison: a method edits a stream, and is scored on the way.
+
+    Attributes:
+        data: Name of the data set.
+        method: Name of the method.
+        seed: Of everything random.
+        turn: Of a timing, which turn it is; of a scored run, `None`.
+    """
+
+    data: str
+    method: str
+    seed: int
+    turn: int | None = None
+
+    def locate(self, run_dir: str | Path) -> Path:
+        """The file with this cell's rows."""
+        kind = "scores" if self.turn is None else "timings"
+        name = f"{self.method}-seed{self.seed}" + ("" if self.turn is None else f"-turn{self.turn}")
+        return Path(run_dir) / kind / self.data / f"{name}.json"
+
+    def read(self, run_dir: str | Path) -> list[Row] | None:
+        """This cell's rows, or `None` if it was not run to its end."""
+        try:
+            rows: list[Row] = json.loads(self.locate(run_dir).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return rows
+
+    def write(self, run_dir: str | Path, rows: Sequence[Row]) -> None:
+        """Keep this cell's rows, in one step."""
+        path = self.locate(run_dir)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def plan_cells(settings: BenchSettings) -> list[Cell]:
+    """All cells, in the order in which they are run: the timings last, their methods in turns."""
+    scored = [Cell(*names) for names in product(settings.data, settings.methods, settings.seeds)]
+    turns = range(settings.timing.rounds)
+    timed = [
+        Cell(*names, settings.seeds[0], turn) for turn in turns for names in product(settings.data, settings.methods)
+    ]
+    return scored + timed
+
+
+def check_bench(settings: BenchSettings) -> None:
+    """Refuse a comparison that cannot be made, before anything is loaded.
+
+    Raises:
+        ConfigError: The message names the key, the value and what is accepted.
+    """
+    for key in ("methods", "data", "n_edits", "seeds", "devices"):
+        if not getattr(settings, key):
+            raise ConfigError(f"{key}: expected at least one, found none")
+    for key in ("methods", "data"):
+        for name in getattr(settings, key):
+            if not re.fullmatch(NAME, name):
+                raise ConfigError(f"{key}: expected a name of letters, digits and . + - _, found {name!r}")
+    if min(settings.n_edits) < 1:
+        raise ConfigError(f"n_edits: expected numbers above 0, found {min(settings.n_edits)}")
+    for key, value in {"max_seconds": settings.max_seconds, "timing.edits": settings.timing.edits}.items():
+        if not value > 0:
+            raise ConfigError(f"{key}: expected a number above 0, found {value}")
+    for name, found in settings.methods.items():
+        check_method(name, found)
+
+
+def split_stream(edits: Sequence[Edit], batch_size: int, stops: Sequence[int]) -> Iterator[tuple[list[Edit], int]]:
+    """The batches of a stream, each with how many edits have come by its end; one ends wherever a score is due.
+
+    Args:
+        edits: The stream.
+        batch_size: Edits that come together.
+        stops: After how many edits scores are due.
+    """
+    ends = {min(stop, len(edits)) for stop in stops} | set(range(0, max(stops), batch_size))
+    for start, end in pairwise(sorted(end for end in ends if end <= len(edits))):
+        yield keep_latest(edits[start:end]), end

@@ -1,0 +1,57 @@
+"""The plots of a comparison: each figure over the number of edits, a line for each method, as the field draws them."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+PANELS = {
+    "reliability": "Reliability",
+    "generalization": "Generalization",
+    "locality": "Locality",
+    "perplexity_median": "Perplexity of targets (median)",
+}
+MARKERS = "osD^vP*Xp<>"
+INCHES = 3.4
+
+
+def draw_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write one SVG for each data set.
+
+    Args:
+        table: Rows as `collect_rows` gives them.
+        folder: Where to.
+    """
+    paths = []
+    for data, group in table.groupby("data", sort=False):
+        panels = [name for name in PANELS if group[name].notna().any()]
+        figure = Figure(figsize=(INCHES * len(panels), INCHES), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, name in zip(axes, panels, strict=True):
+            _draw_panel(axis, group, name)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+        figure.suptitle(str(data))
+        paths.append(folder / f"{data}.svg")
+        figure.savefig(paths[-1])
+    return paths
+
+
+def _draw_panel(axis: Axes, group: pd.DataFrame, name: str) -> None:
+    colors = colormaps["tab10"]
+    for index, (method, rows) in enumerate(group.groupby("method", sort=False)):
+        seeds = rows.groupby("n_edits")[name]
+        mean, least, most = seeds.mean(), seeds.min(), seeds.max()
+        marker, color = MARKERS[index % len(MARKERS)], colors(index % 10)
+        axis.plot(mean.index, mean, marker=marker, color=color, label=str(method), markersize=4, linewidth=1.2)
+        axis.fill_between(mean.index, least, most, color=color, alpha=0.15, linewidth=0)
+    axis.set(title=PANELS[name], xlabel="edits", xscale="log")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    if name == "perplexity_median":
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(-0.02, 1.02)
+    axis.grid(alpha=0.3)

@@ -1,0 +1,36 @@
+"""Runs the cells that are missing, each in a process of its own, one at a time on each device."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+
+from case_lightning.benchmark.cell import run_cell
+from case_lightning.benchmark.plan import Cell
+from case_lightning.benchmark.settings import BenchSettings
+
+
+def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Cell], None]) -> None:
+    """Run cells; what peaks in memory, or overwrites a model, ends with its process.
+
+    Args:
+        settings: The comparison.
+        cells: Those to run, in order.
+        note: Told of each that is done.
+
+    Raises:
+        CaseError: A cell cannot be run; those under way are waited for and kept.
+    """
+    free, waiting = list(settings.devices), list(cells)
+    running: dict[Future[None], tuple[Cell, str]] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(free), mp_context=context, max_tasks_per_child=1) as pool:
+        while waiting or running:
+            while waiting and free:
+                cell, device = waiting.pop(0), free.pop(0)
+                running[pool.submit(run_cell, settings, cell, device)] = cell, device
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                cell, device = running.pop(future)
+                free.append(device)
+                future.result()
+                note(cell)
