@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from case_lightning.base import Base
 from case_lightning.baselines import METHODS, EditingMethod
+from case_lightning.command_line import SettingsParser
 from case_lightning.errors import ConfigError
 
 
@@ -59,9 +58,7 @@ def _build_settings(name: str, found: Mapping[str, Any]) -> object:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"methods.{name}: unknown setting {key!r}; {hint}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(settings, "settings")
-    try:
-        return parser.instantiate(parser.parse_object({"settings": given})).settings
-    except (ValueError, TypeError, LookupError) as error:  # what jsonargparse raises for a value of the wrong type
-        raise ConfigError(f"methods.{name}: {' '.join(str(error).split())}") from error
+    parser, place = SettingsParser(), f"methods.{name}"
+    parser.add_class_arguments(settings, place)
+    values = parser.parse_object({"methods": {name: given}})
+    return parser.instantiate(values)[place]

@@ -15,7 +15,7 @@ from case_lightning.data.checks import keep_latest
 from case_lightning.errors import ConfigError
 
 Row = dict[str, Any]
-NAME = r"[\w.+-]+"
+NAME = r"[\w-]+"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def check_bench(settings: BenchSettings) -> None:
     for key in ("methods", "data"):
         for name in getattr(settings, key):
             if not re.fullmatch(NAME, name):
-                raise ConfigError(f"{key}: expected a name of letters, digits and . + - _, found {name!r}")
+                raise ConfigError(f"{key}: expected a name of letters, digits, - and _, found {name!r}")
     if min(settings.n_edits) < 1:
         raise ConfigError(f"n_edits: expected numbers above 0, found {min(settings.n_edits)}")
     for key, value in {"max_seconds": settings.max_seconds, "timing.edits": settings.timing.edits}.items():

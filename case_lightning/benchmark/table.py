@@ -8,7 +8,7 @@ import pandas as pd
 
 from case_lightning.benchmark.plan import Cell, Row
 from case_lightning.benchmark.settings import BenchSettings
-from case_lightning.reporting.wording import write_bytes
+from case_lightning.reporting.wording import write_bytes, write_count
 
 KEYS = ["data", "method", "n_edits"]
 HEADS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -53,6 +53,8 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 
 def render_markdown(table: pd.DataFrame) -> str:
     """The mean over seeds as Markdown, one table for each data set and number of edits, the best method first."""
+    if table.empty:
+        return ""
     parts = []
     for (data, count), group in table.groupby(["data", "n_edits"], sort=False):
         means = group.groupby("method")[list(HEADS)].mean(numeric_only=False).sort_values("mean", ascending=False)
@@ -64,7 +66,7 @@ def render_markdown(table: pd.DataFrame) -> str:
             cells = [_write(row[key], write) for key, (_, write) in HEADS.items()]
             runs = f"{seeds[method]}" + ("" if pd.isna(spread[method]) else f" (± {spread[method]:.3f})")
             lines.append(f"| {' | '.join([str(method), *cells, runs])} |")
-        parts.append(f"## {data}, {count} edits\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"## {data}, {write_count(count, 'edit')}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 

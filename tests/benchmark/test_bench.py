@@ -1,0 +1,85 @@
+"""The whole command on a tiny model, its runs in real processes."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from filelock import FileLock
+
+from case_lightning import bench
+from case_lightning.benchmark import BenchSettings
+from case_lightning.benchmark import bench as whole
+from case_lightning.benchmark.bench import run_bench
+from case_lightning.command_line import run_verb
+from case_lightning.errors import ConfigError, RunError
+
+
+def write_config(settings: BenchSettings, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(asdict(settings)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Cells run in this process; their methods, in order."""
+    ran: list[str] = []
+
+    def run_cells(settings, cells, note):
+        for cell in cells:
+            cell.write(settings.run_dir, [])
+            ran.append(cell.method)
+
+    monkeypatch.setattr(whole, "run_cells", run_cells)
+    return ran
+
+
+@pytest.mark.slow
+def test_the_command_leaves_a_table_and_plots(settings: BenchSettings, tmp_path: Path, capsys) -> None:
+    settings.timing.rounds, settings.timing.edits, settings.devices = 1, 4, ["cpu", "cpu"]
+    config = write_config(settings, tmp_path / "bench.yaml")
+    bench.main(["--config", str(config)])
+    table = pd.read_parquet(tmp_path / "bench" / "results.parquet")
+    assert table[["method", "n_edits"]].to_numpy().tolist() == [["ft", 1], ["ft", 8], ["last", 1], ["last", 8]]
+    assert (table.timed_seconds > 0).all()
+    assert (tmp_path / "bench" / "capitals.svg").is_file()
+    assert "0 of 4 runs are there already" in capsys.readouterr().out
+    bench.main(["--config", str(config)])
+    assert "4 of 4 runs are there already" in capsys.readouterr().out
+
+
+def test_only_what_is_missing_is_run(settings: BenchSettings, run_here: list[str]) -> None:
+    run_bench(settings)
+    assert run_here == ["ft", "last"]
+    settings.methods["more"] = {"method": "ft"}
+    run_bench(settings)
+    assert run_here == ["ft", "last", "more"]
+
+
+def test_other_settings_do_not_mix_with_what_is_there(settings: BenchSettings, run_here: list[str]) -> None:
+    run_bench(settings)
+    settings.methods["ft"] = {"steps": 4}
+    with pytest.raises(ConfigError, match=r"methods.ft: .* made with {'steps': 3}, now it is {'steps': 4}; give"):
+        run_bench(settings)
+    settings.methods["ft"] = {"steps": 3}
+    settings.n_edits = [2]
+    with pytest.raises(ConfigError, match="n_edits: "):
+        run_bench(settings)
+
+
+def test_two_processes_do_not_share_a_folder(settings: BenchSettings, run_here: list[str]) -> None:
+    folder = Path(settings.run_dir)
+    folder.mkdir()
+    with FileLock(folder / ".lock"), pytest.raises(RunError, match="is being written by another process"):
+        run_bench(settings)
+    assert not run_here
+
+
+def test_a_mistake_is_one_line(settings: BenchSettings, tmp_path: Path, capsys, monkeypatch) -> None:
+    settings.methods = {"fine": {}}
+    config = write_config(settings, tmp_path / "bench.yaml")
+    monkeypatch.setattr(sys, "argv", ["bench", "--config", str(config)])
+    assert run_verb(bench.main) == 2
+    assert capsys.readouterr().err.startswith("error: methods.fine: no method is called 'fine'; there are ")
