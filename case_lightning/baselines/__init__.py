@@ -1,5 +1,6 @@
 """Other methods of editing a language model, each in one file, and ours, behind one small interface."""
 
+from case_lightning.baselines.case import Case, CaseSettings
 from case_lightning.baselines.fine_tuning import FineTuning, FineTuningSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
 from case_lightning.baselines.memit import MEMIT, MEMITSettings
@@ -7,6 +8,7 @@ from case_lightning.baselines.method import EditingMethod
 from case_lightning.editing.answering import Side
 
 METHODS: dict[str, type[EditingMethod]] = {
+    "case": Case,
     "ft": FineTuning,
     "lora": Lora,
     "memit": MEMIT,
@@ -15,6 +17,8 @@ METHODS: dict[str, type[EditingMethod]] = {
 __all__ = [
     "MEMIT",
     "METHODS",
+    "Case",
+    "CaseSettings",
     "EditingMethod",
     "FineTuning",
     "FineTuningSettings",

@@ -11,7 +11,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from case_lightning.base import Base
@@ -220,12 +221,21 @@ class Editor:
             for gradient in self.module.example_gradients()
         ]
 
+    def state(self) -> dict[str, Tensor]:
+        """The adapter's tensors, by name, as its file has them."""
+        self._fill()
+        return cast(dict[str, Tensor], get_peft_model_state_dict(self.model, save_embedding_layers=False))
+
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format."""
-        if self.memory.rows:
-            self.adapter.memory.replace(self.memory.rows)
+        self._fill()
         self.adapter.record_sizes(self.config)
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _fill(self) -> None:
+        """Have the adapter hold what the activation memory holds."""
+        if self.memory.rows:
+            self.adapter.memory.replace(self.memory.rows)
 
     def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
         """Encode each edit and its variants, and run the frozen prefix on all of them once."""

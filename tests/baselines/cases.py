@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from case_lightning.base import Base
 from case_lightning.baselines import (
     MEMIT,
+    Case,
+    CaseSettings,
     EditingMethod,
     FineTuning,
     FineTuningSettings,
@@ -19,10 +21,19 @@ from case_lightning.baselines import (
     MEMITSettings,
     Side,
 )
+from case_lightning.config import ConsolidationSettings, SubspaceSettings, TrainingSettings
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import Encoded, encode, encode_prompt
 
 CASES: dict[str, tuple[type[Any], Any]] = {
+    "case": (
+        Case,
+        CaseSettings(
+            subspace=SubspaceSettings(rank=8),
+            training=TrainingSettings(steps=10, learning_rate=0.02, n_variants=1),
+            consolidation=ConsolidationSettings(every=3),
+        ),
+    ),
     "ft": (FineTuning, FineTuningSettings(steps=10, learning_rate=0.01)),
     "ft, last token": (FineTuning, FineTuningSettings(steps=10, learning_rate=0.01, objective="last_token")),
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
