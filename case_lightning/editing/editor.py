@@ -29,6 +29,7 @@ from case_lightning.editing.module import EditModule, run_suffix
 from case_lightning.editing.variation import vary_prompt
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
+from case_lightning.method.mask_summary import MaskSummary
 from case_lightning.subspace import CaseConfig, CaseModel
 from case_lightning.subspace.router import read_calibration
 
@@ -43,6 +44,7 @@ class BatchOutcome:
         losses: The same after the fit.
         hits: Share of each target's tokens that the edited model now predicts, through the router.
         seconds: Time of the fit, everything but these figures included.
+        masks: Which neurons were tuned, a mask for each subspace of the batch.
     """
 
     allocations: list[Allocation]
@@ -50,6 +52,7 @@ class BatchOutcome:
     losses: list[float]
     hits: list[float]
     seconds: float
+    masks: list[MaskSummary]
 
 
 def make_config(base: Base, settings: RunSettings) -> CaseConfig:
@@ -123,8 +126,9 @@ class Editor:
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
-        masks = [] if training.mask == "none" else [EditNeuronMask(training.mask, training.mask_size, settings.seed)]
-        self.callbacks: list[Callback] = [self.allocation, self.memory, *masks]
+        kind = training.mask
+        self.masks = [] if kind == "none" else [EditNeuronMask(kind, training.mask_size, settings.seed)]
+        self.callbacks: list[Callback] = [self.allocation, self.memory, *self.masks]
         self.trainer = _build_trainer(base, settings, log_dir, [*self.callbacks, *callbacks])
         self.consolidator = _build_trainer(base, settings, None, list(callbacks))
         self.n_made = 0
@@ -152,6 +156,7 @@ class Editor:
         with profile("fit"):
             self._fit(data, self.trainer)
         losses_before = self.module.losses
+        masks = [one for mask in self.masks for one in mask.summarize()]
         with profile("commit"):
             self._commit(edits)
         if is_due(self.n_made - len(edits), self.n_made, self.settings.consolidation):
@@ -159,7 +164,7 @@ class Editor:
                 self._consolidate()
         seconds = time.perf_counter() - started
         losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
-        return BatchOutcome(self.allocation.allocations, losses_before, losses, hits, seconds)
+        return BatchOutcome(self.allocation.allocations, losses_before, losses, hits, seconds, masks)
 
     @torch.no_grad()
     def check(self, indices: Sequence[int]) -> tuple[list[float], list[float]]:

@@ -170,7 +170,7 @@ class Session:
         self.n_batches += 1
         state = self._write_state() if write else None
         replaced = superseded | _find_replaced(batch, latest)
-        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention), outcome
+        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention, outcome.masks), outcome
 
     def _write_state(self) -> Snapshot:
         with self._guarded():

@@ -26,6 +26,7 @@ _SECTIONS = [
     "allocation",
     "conflict",
     "growth",
+    "sensitivity",
     "cost",
     "examples",
     "scores",
