@@ -249,8 +249,10 @@ def _put_outcome(connection: sqlite3.Connection, made: MadeBatch) -> None:
         connection.execute("INSERT OR REPLACE INTO retention VALUES (?, ?)", made.retention)
     for mask in made.masks:
         counts = (json.dumps(mask.neurons), json.dumps(mask.kept))
-        values = (made.index, mask.parameter, *counts, mask.threshold, mask.share)
-        connection.execute("INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?)", values)
+        connection.execute(
+            "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?)",
+            (made.index, mask.parameter, *counts, mask.threshold, mask.share),
+        )
 
 
 def _put_snapshot(connection: sqlite3.Connection, one: Snapshot | None) -> None:

@@ -58,7 +58,8 @@ def _draw_masks(run: Run, key: str) -> Markup:
 
 
 def _describe(masks: Sequence[LedgerMask], thresholds: Sequence[float]) -> str:
-    kept, neurons = median(sum(mask.kept) for mask in masks), median(sum(mask.neurons) for mask in masks)
+    kept = median(float(sum(mask.kept)) for mask in masks)
+    neurons = median(float(sum(mask.neurons)) for mask in masks)
     shares = [mask.share for mask in masks if mask.share is not None]
     parts = [f"{write_count(len(masks), 'mask')}; tuned are {write_number(kept)} of {write_number(neurons)} neurons"]
     parts += [f"which carry {write_share(median(shares))} of the sensitivity"] if shares else []

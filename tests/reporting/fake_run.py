@@ -98,6 +98,7 @@ def build_metrics(n_edits: int, *, protocol: str = "wise", skill: float = 1.0) -
             "subspaces": _MOST_SUBSPACES,
             "generate_overhead": 1.043,
         },
+        "adapter_parts": {"subspaces": 598_016, "keys": 281_344, "memory": 98_560, "header": 4_096},
         "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu"},
     }
 
