@@ -158,6 +158,7 @@ class TrainerSettings:
         strategy: `auto`, `ddp` …
         precision: `32-true`, `bf16-mixed` …
         num_nodes: Number of machines.
+        logger: `csv`, or `tensorboard` (the extra of that name), which shows scalars and plots while the run goes on.
     """
 
     accelerator: str = "auto"
@@ -165,6 +166,7 @@ class TrainerSettings:
     strategy: str = "auto"
     precision: str = "32-true"
     num_nodes: int = 1
+    logger: Literal["csv", "tensorboard"] = "csv"
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any
 from case_lightning.data import Edit
 from case_lightning.errors import RunError
 from case_lightning.method.allocation import Allocation
+from case_lightning.method.mask_summary import MaskSummary
 
 VERSION = 2
 SCHEMA = """
@@ -28,6 +29,8 @@ CREATE TABLE IF NOT EXISTS streams (
     finished INTEGER, created_at TEXT);
 CREATE TABLE IF NOT EXISTS snapshots (n_batches INTEGER PRIMARY KEY, name TEXT, digest TEXT);
 CREATE TABLE IF NOT EXISTS retention (n_edits INTEGER PRIMARY KEY, reliability REAL);
+CREATE TABLE IF NOT EXISTS masks (
+    batch INTEGER, parameter TEXT, neurons TEXT, kept TEXT, threshold REAL, share REAL, PRIMARY KEY (batch, parameter));
 """
 OUTCOME = ("batch", "subspace", "conflict_score", "scores", "decision", "loss", "reliability", "seconds")
 
@@ -77,6 +80,7 @@ class MadeBatch:
         superseded: Id of each earlier edit that one of these takes the place of, to the id of that one.
         snapshot: The adapter with it, where it was written.
         retention: Edits so far and reliability on them, where the curve has a point.
+        masks: Which neurons were tuned.
     """
 
     index: int
@@ -85,6 +89,7 @@ class MadeBatch:
     superseded: dict[str, str]
     snapshot: Snapshot | None
     retention: tuple[int, float] | None = None
+    masks: Sequence[MaskSummary] = ()
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,7 @@ class Ledger:
             connection.execute(f"UPDATE edits SET {blank} WHERE batch >= ?", (n_batches,))  # noqa: S608  own names
             connection.execute("DELETE FROM snapshots WHERE n_batches > ?", (n_batches,))
             connection.execute("DELETE FROM retention WHERE n_edits > ?", (kept,))
+            connection.execute("DELETE FROM masks WHERE batch >= ?", (n_batches,))
             marks = [(_now(), one) for one in undone] + [(None, one) for one in redone]
             connection.executemany("UPDATE edits SET undone_at = ? WHERE id = ?", marks)
             for one in made:
@@ -241,6 +247,12 @@ def _put_outcome(connection: sqlite3.Connection, made: MadeBatch) -> None:
     _put_snapshot(connection, made.snapshot)
     if made.retention:
         connection.execute("INSERT OR REPLACE INTO retention VALUES (?, ?)", made.retention)
+    for mask in made.masks:
+        counts = (json.dumps(mask.neurons), json.dumps(mask.kept))
+        connection.execute(
+            "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?)",
+            (made.index, mask.parameter, *counts, mask.threshold, mask.share),
+        )
 
 
 def _put_snapshot(connection: sqlite3.Connection, one: Snapshot | None) -> None:

@@ -170,7 +170,7 @@ class Session:
         self.n_batches += 1
         state = self._write_state() if write else None
         replaced = superseded | _find_replaced(batch, latest)
-        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention), outcome
+        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention, outcome.masks), outcome
 
     def _write_state(self) -> Snapshot:
         with self._guarded():
@@ -198,7 +198,10 @@ class Session:
     def _measure_retention(self) -> tuple[int, float]:
         done = len(self.editor.edits)
         _, hits = self.editor.check(range(done))
-        return done, sum(hits) / done
+        share = sum(hits) / done
+        if self.editor.plots:
+            self.editor.plots.log_retention(self.editor.trainer, done, share)
+        return done, share
 
     def _remake(
         self, first: int, undone: Sequence[str] = (), redone: Sequence[str] = (), progress: Progress | None = None
