@@ -1,6 +1,6 @@
 """Write the report of one run, or of several side by side, as one HTML page that needs no network.
 
-python -m case_lightning.report RUN [RUN...] [--output FILE]
+`python -m case_lightning.report RUN [RUN...] [--output FILE]`
 """
 
 import argparse

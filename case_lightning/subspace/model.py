@@ -36,10 +36,7 @@ class CaseModel(BaseTuner):
 
     Routes are the model's state while it runs: one thread at a time.
 
-    Args:
-        model: The base model.
-        config: The adapter's configuration.
-        adapter_name: Its name.
+    PEFT builds it, from the base model, a `CaseConfig` and the adapter's name.
     """
 
     prefix: str = "case_"
