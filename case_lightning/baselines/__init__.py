@@ -2,6 +2,7 @@
 
 from case_lightning.baselines.case import Case, CaseSettings
 from case_lightning.baselines.fine_tuning import FineTuning, FineTuningSettings
+from case_lightning.baselines.grace import Grace, GraceSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
 from case_lightning.baselines.memit import MEMIT, MEMITSettings
 from case_lightning.baselines.method import EditingMethod
@@ -10,6 +11,7 @@ from case_lightning.editing.answering import Side
 METHODS: dict[str, type[EditingMethod]] = {
     "case": Case,
     "ft": FineTuning,
+    "grace": Grace,
     "lora": Lora,
     "memit": MEMIT,
 }
@@ -22,6 +24,8 @@ __all__ = [
     "EditingMethod",
     "FineTuning",
     "FineTuningSettings",
+    "Grace",
+    "GraceSettings",
     "Lora",
     "LoraSettings",
     "MEMITSettings",
