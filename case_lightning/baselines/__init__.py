@@ -6,6 +6,7 @@ from case_lightning.baselines.grace import Grace, GraceSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
 from case_lightning.baselines.memit import MEMIT, MEMITSettings
 from case_lightning.baselines.method import EditingMethod
+from case_lightning.baselines.wise import Wise, WiseSettings
 from case_lightning.editing.answering import Side
 
 METHODS: dict[str, type[EditingMethod]] = {
@@ -14,6 +15,7 @@ METHODS: dict[str, type[EditingMethod]] = {
     "grace": Grace,
     "lora": Lora,
     "memit": MEMIT,
+    "wise": Wise,
 }
 
 __all__ = [
@@ -30,4 +32,6 @@ __all__ = [
     "LoraSettings",
     "MEMITSettings",
     "Side",
+    "Wise",
+    "WiseSettings",
 ]

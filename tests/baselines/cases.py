@@ -22,6 +22,8 @@ from case_lightning.baselines import (
     LoraSettings,
     MEMITSettings,
     Side,
+    Wise,
+    WiseSettings,
 )
 from case_lightning.config import ConsolidationSettings, SubspaceSettings, TrainingSettings
 from case_lightning.data import Edit
@@ -41,6 +43,11 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     "grace": (Grace, GraceSettings(steps=10, learning_rate=0.5)),
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
     "lora, upper layers": (Lora, LoraSettings(first_layer=1, steps=10, learning_rate=0.02, target_modules=("o_proj",))),
+    "wise": (Wise, WiseSettings(margins=(0.5, 2.0, 1.0), steps=40, learning_rate=1.0)),
+    "wise, merged": (
+        Wise,
+        WiseSettings(margins=(0.5, 2.0, 1.0), steps=40, learning_rate=1.0, shard_edits=1, merged_shards=2),
+    ),
     "memit": (MEMIT, MEMITSettings(layers=(0,), n_prefixes=2, covariance_weight=1.0)),
 }
 
