@@ -5,6 +5,7 @@ from case_lightning.baselines.fine_tuning import FineTuning, FineTuningSettings
 from case_lightning.baselines.grace import Grace, GraceSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
 from case_lightning.baselines.memit import MEMIT, MEMITSettings
+from case_lightning.baselines.memoir import Memoir, MemoirSettings
 from case_lightning.baselines.method import EditingMethod
 from case_lightning.baselines.wise import Wise, WiseSettings
 from case_lightning.editing.answering import Side
@@ -15,6 +16,7 @@ METHODS: dict[str, type[EditingMethod]] = {
     "grace": Grace,
     "lora": Lora,
     "memit": MEMIT,
+    "memoir": Memoir,
     "wise": Wise,
 }
 
@@ -31,6 +33,8 @@ __all__ = [
     "Lora",
     "LoraSettings",
     "MEMITSettings",
+    "Memoir",
+    "MemoirSettings",
     "Side",
     "Wise",
     "WiseSettings",

@@ -21,6 +21,8 @@ from case_lightning.baselines import (
     Lora,
     LoraSettings,
     MEMITSettings,
+    Memoir,
+    MemoirSettings,
     Side,
     Wise,
     WiseSettings,
@@ -43,10 +45,11 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     "grace": (Grace, GraceSettings(steps=10, learning_rate=0.5)),
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
     "lora, upper layers": (Lora, LoraSettings(first_layer=1, steps=10, learning_rate=0.02, target_modules=("o_proj",))),
-    "wise": (Wise, WiseSettings(margins=(0.5, 2.0, 1.0), steps=40, learning_rate=1.0)),
+    "memoir": (Memoir, MemoirSettings(steps=20, learning_rate=1.0)),
+    "wise": (Wise, WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0)),
     "wise, merged": (
         Wise,
-        WiseSettings(margins=(0.5, 2.0, 1.0), steps=40, learning_rate=1.0, shard_edits=1, merged_shards=2),
+        WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0, shard_edits=1, merged_shards=2),
     ),
     "memit": (MEMIT, MEMITSettings(layers=(0,), n_prefixes=2, covariance_weight=1.0)),
 }
