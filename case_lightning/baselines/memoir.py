@@ -18,7 +18,7 @@ of `W_m` moves. Its mask is stored. A prompt asked later is compared with all st
 and by `W` alone otherwise.
 
 As in the authors' code the edit's gradient is clipped to length 1, and a prompt is also learned behind prefixes which
-the model wrote, with the mask of the plain prompt. Ours: a batch of edits is learned as one, each with its own mask.
+the model wrote, with the mask of the plain prompt. Edits of a batch are learned one after the other.
 
 References:
     [1] Wang, Qin, Dimitriadis, Favero, Frossard: MEMOIR: lifelong model editing with minimal overwrite and informed
@@ -55,10 +55,10 @@ class MemoirSettings:
         active_share: `k`, as a share of the projection's inputs; 4096 of 14336 in the authors' code.
         threshold: `τ`; 0.4 in the authors' code.
         n_prefixes: Texts that the model writes to put before each prompt; 10 in the authors' code.
-        steps: Optimizer steps a batch, at most.
+        steps: Optimizer steps an edit, at most.
         learning_rate: Of plain gradient descent.
         clip: Largest length of a step's gradient; 1 in the authors' code.
-        enough: A loss below it ends a batch's steps.
+        enough: A loss below it ends an edit's steps.
     """
 
     layer: int | None = None
@@ -99,19 +99,8 @@ class Memoir(OneLayerMethod):
     def edit(self, edits: Sequence[Edit]) -> None:
         if not self.prefixes:
             self.prefixes = write_prefixes(self.base, self.settings.n_prefixes, self.seed)
-        pairs = [(prefix, edit) for prefix in self.prefixes for edit in edits]
-        texts = [encode(self.base.tokenizer, prefix + edit.prompt, edit.target) for prefix, edit in pairs]
-        masks = self._hash([text.prompt for text in texts[: len(edits)]])  # of the plain prompts
-        batch = self.prepare(texts)
-        memory = self.memory.clone().requires_grad_()
-        change = add_masked(memory, masks.repeat(len(self.prefixes), 1))
-        clip = self.settings.clip
-        handle = memory.register_hook(lambda gradient: shorten_to(gradient, clip))  # type: ignore[no-untyped-call]
-        optimizer = torch.optim.SGD([memory], lr=self.settings.learning_rate)
-        self.descend(lambda: self.changed_loss(batch, change), optimizer, self.settings.steps, self.settings.enough)
-        handle.remove()
-        self.memory = memory.detach()
-        self.masks = torch.cat([self.masks, masks])
+        for edit in edits:
+            self._learn(edit)
 
     @override
     def choose_change(self, prompts: Sequence[Tensor], padding: Side) -> Change | None:
@@ -131,6 +120,20 @@ class Memoir(OneLayerMethod):
         self.memory = state["memory"].to(device)
         self.masks = torch.from_numpy(np.unpackbits(state["masks"].numpy(), axis=1, count=d_in)).bool().to(device)
         self._seed_hash(int(state["seed"]))
+
+    def _learn(self, edit: Edit) -> None:
+        texts = [encode(self.base.tokenizer, prefix + edit.prompt, edit.target) for prefix in self.prefixes]
+        mask = self._hash([texts[0].prompt])  # of the plain prompt
+        batch = self.prepare(texts)
+        memory = self.memory.clone().requires_grad_()
+        change = add_masked(memory, mask.expand(len(texts), -1))
+        clip = self.settings.clip
+        handle = memory.register_hook(lambda gradient: shorten_to(gradient, clip))  # type: ignore[no-untyped-call]
+        optimizer = torch.optim.SGD([memory], lr=self.settings.learning_rate)
+        self.descend(lambda: self.changed_loss(batch, change), optimizer, self.settings.steps, self.settings.enough)
+        handle.remove()
+        self.memory = memory.detach()
+        self.masks = torch.cat([self.masks, mask])
 
     def _seed_hash(self, seed: int) -> None:
         """Take the permutation and the irrelevant prompts from a seed."""

@@ -5,7 +5,7 @@ of a prompt [1, equation 4] is
 
     Δ_act(x) = ‖A(x) · (W′ − W)‖_2 ,  a mean over the prompt's tokens.                                            (1)
 
-A batch of edits `x_e, y_e` is learned by gradient descent on `−log P_{W′}(y_e ∣ x_e) + L_a` [1, equation 7], where with
+An edit `x_e, y_e` is learned by gradient descent on `−log P_{W′}(y_e ∣ x_e) + L_a` [1, equation 7], where with
 irrelevant prompts `x_i` [1, equation 5]
 
     L_a = max(0, Δ_act(x_i) − α) + max(0, β − Δ_act(x_e)) + max(0, γ − (Δ_act(x_e) − Δ_act(x_i)))                 (2)
@@ -17,8 +17,9 @@ of an edit in that memory, and from `W` where there is none [1, equation 6]. WIS
 memory of its own; WISE-Merge merges it again with the next shards, so that one memory remains.
 
 As in the authors' code the threshold is somewhat lower than the least activation, entries of `ΔW` are bounded, and a
-prompt is also learned behind prefixes which the model wrote. Ours: a batch is learned as one; (2) is a mean over its
-prompts, each with an irrelevant one drawn anew at every step; a shard not merged yet is a memory as any other.
+prompt is also learned behind prefixes which the model wrote. Edits of a batch are learned one after the other. Ours:
+(2) is a mean over an edit's prompts, each with an irrelevant one drawn anew at every step; a shard not merged yet is a
+memory as any other; merging again is TIES with the merged update as one of those merged.
 
 References:
     [1] Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: WISE: rethinking the knowledge memory for lifelong model
@@ -61,10 +62,10 @@ class WiseSettings:
         retrieve: Whether what was merged is kept as a memory of its own.
         threshold_share: `ε` as a share of the least activation of an edit; 0.88 in the authors' code.
         n_prefixes: Texts that the model writes to put before each prompt; 10 in [1].
-        steps: Optimizer steps a batch, at most; 70 in the authors' code.
+        steps: Optimizer steps an edit, at most; 70 in the authors' code.
         learning_rate: Of plain gradient descent; 1 in [1].
         bound: Largest entry of `ΔW`; 1 in the authors' code.
-        enough: A loss below it ends a batch's steps.
+        enough: A loss below it ends an edit's steps.
     """
 
     layer: int | None = None
@@ -126,12 +127,13 @@ class Wise(OneLayerMethod):
         if not self.prefixes:
             self.prefixes = write_prefixes(self.base, self.settings.n_prefixes, self.seed)
             self.irrelevant = self.read_keys(draw_irrelevant(self.base.tokenizer, N_IRRELEVANT, self.seed))
-        memory = self._open_shard()
-        plain = self._train(memory, edits)
-        memory.least = min(memory.least, routing_activation(plain, memory.delta).min().item())
-        memory.n_edits += len(edits)
-        if memory.n_edits >= self.settings.shard_edits:
-            self._end_shard()
+        for edit in edits:
+            memory = self._open_shard()
+            plain = self._learn(memory, edit)
+            memory.least = min(memory.least, routing_activation([plain], memory.delta).item())
+            memory.n_edits += 1
+            if memory.n_edits >= self.settings.shard_edits:
+                self._merge_shards()
 
     @override
     def choose_change(self, prompts: Sequence[Tensor], padding: Side) -> Change | None:
@@ -173,10 +175,9 @@ class Wise(OneLayerMethod):
             self.mask = (torch.rand(shape, generator=self.generator) < self.settings.mask_share).to(device)
         return self.memories[-1]
 
-    def _train(self, memory: SideMemory, edits: Sequence[Edit]) -> list[Tensor]:
-        """Learn a batch; returns what enters the projection of each plain prompt."""
-        pairs = [(prefix, edit) for prefix in self.prefixes for edit in edits]
-        texts = [encode(self.base.tokenizer, prefix + edit.prompt, edit.target) for prefix, edit in pairs]
+    def _learn(self, memory: SideMemory, edit: Edit) -> Tensor:
+        """Learn an edit; returns what enters the projection of its plain prompt, `(length, d_in)`."""
+        texts = [encode(self.base.tokenizer, prefix + edit.prompt, edit.target) for prefix in self.prefixes]
         keys, batch = self.read_keys([text.prompt for text in texts]), self.prepare(texts)
         delta, mask = memory.delta.clone().requires_grad_(), self.mask
         handle = delta.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
@@ -191,15 +192,13 @@ class Wise(OneLayerMethod):
 
         optimizer = torch.optim.SGD([delta], lr=self.settings.learning_rate)
         bound = self.settings.bound
-        with torch.enable_grad():
-            self.descend(
-                loss, optimizer, self.settings.steps, self.settings.enough, lambda: delta.data.clamp_(-bound, bound)
-            )
+        limit = (self.settings.steps, self.settings.enough)
+        self.descend(loss, optimizer, *limit, lambda: delta.data.clamp_(-bound, bound))
         handle.remove()
         memory.delta = delta.detach()
-        return keys[: len(edits)]  # the plain prompt is the first of the prefixes
+        return keys[0]
 
-    def _end_shard(self) -> None:
+    def _merge_shards(self) -> None:
         """Merge, once there are enough shards."""
         shards = [memory for memory in self.memories if not memory.merged]
         if len(shards) < self.settings.merged_shards:
