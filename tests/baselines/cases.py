@@ -16,10 +16,16 @@ from case_lightning.baselines import (
     EditingMethod,
     FineTuning,
     FineTuningSettings,
+    Grace,
+    GraceSettings,
     Lora,
     LoraSettings,
     MEMITSettings,
+    Memoir,
+    MemoirSettings,
     Side,
+    Wise,
+    WiseSettings,
 )
 from case_lightning.config import ConsolidationSettings, SubspaceSettings, TrainingSettings
 from case_lightning.data import Edit
@@ -36,8 +42,15 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     ),
     "ft": (FineTuning, FineTuningSettings(steps=10, learning_rate=0.01)),
     "ft, last token": (FineTuning, FineTuningSettings(steps=10, learning_rate=0.01, objective="last_token")),
+    "grace": (Grace, GraceSettings(steps=10, learning_rate=0.5)),
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
     "lora, upper layers": (Lora, LoraSettings(first_layer=1, steps=10, learning_rate=0.02, target_modules=("o_proj",))),
+    "memoir": (Memoir, MemoirSettings(steps=20, learning_rate=1.0)),
+    "wise": (Wise, WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0)),
+    "wise, merged": (
+        Wise,
+        WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0, shard_edits=1, merged_shards=2),
+    ),
     "memit": (MEMIT, MEMITSettings(layers=(0,), n_prefixes=2, covariance_weight=1.0)),
 }
 
