@@ -5,6 +5,7 @@ from case_lightning.baselines.fine_tuning import FineTuning, FineTuningSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
 from case_lightning.baselines.memit import MEMIT, MEMITSettings
 from case_lightning.baselines.method import EditingMethod
+from case_lightning.baselines.ultraedit import UltraEdit, UltraEditSettings
 from case_lightning.editing.answering import Side
 
 METHODS: dict[str, type[EditingMethod]] = {
@@ -12,6 +13,7 @@ METHODS: dict[str, type[EditingMethod]] = {
     "ft": FineTuning,
     "lora": Lora,
     "memit": MEMIT,
+    "ultraedit": UltraEdit,
 }
 
 __all__ = [
@@ -26,4 +28,6 @@ __all__ = [
     "LoraSettings",
     "MEMITSettings",
     "Side",
+    "UltraEdit",
+    "UltraEditSettings",
 ]

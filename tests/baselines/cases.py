@@ -20,6 +20,8 @@ from case_lightning.baselines import (
     LoraSettings,
     MEMITSettings,
     Side,
+    UltraEdit,
+    UltraEditSettings,
 )
 from case_lightning.config import ConsolidationSettings, SubspaceSettings, TrainingSettings
 from case_lightning.data import Edit
@@ -39,6 +41,7 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
     "lora, upper layers": (Lora, LoraSettings(first_layer=1, steps=10, learning_rate=0.02, target_modules=("o_proj",))),
     "memit": (MEMIT, MEMITSettings(layers=(0,), n_prefixes=2, covariance_weight=1.0)),
+    "ultraedit": (UltraEdit, UltraEditSettings(learning_rate=0.03)),
 }
 
 
