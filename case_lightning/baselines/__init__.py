@@ -1,5 +1,6 @@
 """Other methods of editing a language model, each in one file, and ours, behind one small interface."""
 
+from case_lightning.baselines.alphaedit import AlphaEdit, AlphaEditSettings
 from case_lightning.baselines.case import Case, CaseSettings
 from case_lightning.baselines.fine_tuning import FineTuning, FineTuningSettings
 from case_lightning.baselines.lora import Lora, LoraSettings
@@ -9,6 +10,7 @@ from case_lightning.baselines.ultraedit import UltraEdit, UltraEditSettings
 from case_lightning.editing.answering import Side
 
 METHODS: dict[str, type[EditingMethod]] = {
+    "alphaedit": AlphaEdit,
     "case": Case,
     "ft": FineTuning,
     "lora": Lora,
@@ -19,6 +21,8 @@ METHODS: dict[str, type[EditingMethod]] = {
 __all__ = [
     "MEMIT",
     "METHODS",
+    "AlphaEdit",
+    "AlphaEditSettings",
     "Case",
     "CaseSettings",
     "EditingMethod",

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from case_lightning.base import Base
 from case_lightning.baselines import (
     MEMIT,
+    AlphaEdit,
+    AlphaEditSettings,
     Case,
     CaseSettings,
     EditingMethod,
@@ -28,6 +30,7 @@ from case_lightning.data import Edit
 from case_lightning.editing.encoding import Encoded, encode, encode_prompt
 
 CASES: dict[str, tuple[type[Any], Any]] = {
+    "alphaedit": (AlphaEdit, AlphaEditSettings(layers=(0,), n_prefixes=2, threshold=0.5, ridge=0.1)),
     "case": (
         Case,
         CaseSettings(
