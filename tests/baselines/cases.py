@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from case_lightning.base import Base
 from case_lightning.baselines import (
     MEMIT,
+    AlphaEdit,
+    AlphaEditSettings,
     Case,
     CaseSettings,
     EditingMethod,
@@ -24,6 +26,8 @@ from case_lightning.baselines import (
     Memoir,
     MemoirSettings,
     Side,
+    UltraEdit,
+    UltraEditSettings,
     Wise,
     WiseSettings,
 )
@@ -32,6 +36,7 @@ from case_lightning.data import Edit
 from case_lightning.editing.encoding import Encoded, encode, encode_prompt
 
 CASES: dict[str, tuple[type[Any], Any]] = {
+    "alphaedit": (AlphaEdit, AlphaEditSettings(layers=(0,), n_prefixes=2, threshold=0.5, ridge=0.1)),
     "case": (
         Case,
         CaseSettings(
@@ -52,6 +57,7 @@ CASES: dict[str, tuple[type[Any], Any]] = {
         WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0, shard_edits=1, merged_shards=2),
     ),
     "memit": (MEMIT, MEMITSettings(layers=(0,), n_prefixes=2, covariance_weight=1.0)),
+    "ultraedit": (UltraEdit, UltraEditSettings(learning_rate=0.03)),
 }
 
 
