@@ -102,7 +102,7 @@ def _check_file(path: str, known: list[str]) -> None:
     """Refuse a configuration file that cannot be read, is no mapping, or has an unknown key."""
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise ConfigError(f"--config {path}: expected a YAML file of settings; it cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path}: expected settings as `key: value`, found {found!r}")

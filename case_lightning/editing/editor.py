@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -20,6 +19,7 @@ from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_
 from case_lightning.callbacks import ConflictAllocation
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
+from case_lightning.editing.batch_log import BatchLogger
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, StepData, collate
 from case_lightning.editing.consolidation import PassData, is_due
 from case_lightning.editing.encoding import encode, make_keys
@@ -197,6 +197,12 @@ class Editor:
         self.module.count(subspaces)
         self._note(edits, [replace(one, subspace=index) for one, index in zip(prepared, subspaces, strict=True)])
 
+    def resume(self, n_batches: int) -> None:
+        """Number the fits to come, in the log, as those after so many batches."""
+        for stage in ("ready", "started", "processed", "completed"):
+            setattr(self.trainer.fit_loop.epoch_progress.current, stage, n_batches)
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = n_batches * self.settings.training.steps
+
     def retire(self, ids: Collection[str]) -> None:
         """Have some edits no longer answer, nor be rehearsed; what a subspace learned of them stays in it."""
         gone = [edit.id in ids for edit in self.edits]
@@ -300,8 +306,8 @@ def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, call
             **place,
             max_epochs=1,
             callbacks=callbacks,
-            logger=CSVLogger(log_dir.parent, name=log_dir.name, version="") if log_dir else False,
-            log_every_n_steps=10,
+            logger=BatchLogger(log_dir) if log_dir else False,
+            log_every_n_steps=settings.training.steps,  # the last one of each fit
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
