@@ -145,7 +145,9 @@ class Session:
         rows = {row["id"]: row for row in self.ledger.rows()}
         for one in ids:
             if one not in rows or not rows[one]["undone_at"]:
-                raise RunError(f"{one!r} is not the id of an undone edit of {self.folder.path}")
+                raise RunError(
+                    f"{one!r} is not the id of an undone edit of {self.folder.path}; `history list` shows them"
+                )
         self._remake(_first_batch(list(rows.values()), ids), redone=ids, progress=progress)
 
     def _take(self, model: PeftModel) -> None:
@@ -262,7 +264,8 @@ def open_adapter(base: Base, path: Path, is_trainable: bool = False) -> PeftMode
     except CaseError:
         raise
     except Exception as error:  # a broken file: PEFT and safetensors raise almost any type for one
-        raise RunError(f"{path} cannot be read ({error}); restore it from a copy") from error
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path} cannot be read ({reason}); restore it from a copy") from error
 
 
 def _find_replaced(batch: Sequence[Edit], latest: Sequence[Edit]) -> dict[str, str]:

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.subspaces import UNEDITED
 
@@ -184,6 +185,11 @@ class Router:
         lengths = self.keys.lengths.to(device).long()
         self._lengths, self._ends = lengths.tolist(), lengths.cumsum(0).tolist()
         unique, self._slots = _unique(self.keys.tokens.to(device))
+        if len(unique) and not 0 <= int(unique[0]) <= int(unique[-1]) < len(self.space.embedding):
+            raise ConfigError(
+                f"keys.tokens: expected tokens of the base model's {len(self.space.embedding)}, found {unique[-1]}; "
+                f"restore the file from a copy"
+            )
         self._vectors, weights = self.space(unique)
         self._weights = weights[self._slots]
         self._segments = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
