@@ -210,6 +210,12 @@ class Editor:
         self.module.count(subspaces)
         self._note(edits, [replace(one, subspace=index) for one, index in zip(prepared, subspaces, strict=True)])
 
+    def resume(self, n_batches: int) -> None:
+        """Number the fits to come, in the log, as those after so many batches."""
+        for stage in ("ready", "started", "processed", "completed"):
+            setattr(self.trainer.fit_loop.epoch_progress.current, stage, n_batches)
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = n_batches * self.settings.training.steps
+
     def retire(self, ids: Collection[str]) -> None:
         """Have some edits no longer answer, nor be rehearsed; what a subspace learned of them stays in it."""
         gone = [edit.id in ids for edit in self.edits]
@@ -315,7 +321,7 @@ def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, call
             max_epochs=1,
             callbacks=callbacks,
             logger=build_logger(kind, log_dir) if log_dir else False,
-            log_every_n_steps=10,
+            log_every_n_steps=settings.training.steps,  # the last one of each fit
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -7,7 +7,7 @@ its edits, what they superseded, the point of the retention curve, and the snaps
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,6 +124,12 @@ class Ledger:
         """Note the path."""
         self.path = path
 
+    def roll_back(self) -> None:
+        """Take out of the file what a process was writing as it was cut off; a ledger that never was is then empty."""
+        if self.path.is_file():
+            with closing(sqlite3.connect(self.path)) as connection, suppress(sqlite3.DatabaseError):
+                connection.execute("SELECT * FROM sqlite_master").fetchall()  # SQLite does it with any reading
+
     def rows(self) -> list[dict[str, Any]]:
         """All rows of `edits`, those undone and superseded, too, in the order of the stream.
 
@@ -204,16 +210,18 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path)) as connection:
-            connection.executescript(SCHEMA + f"PRAGMA user_version = {VERSION}")
-            with connection:
-                yield connection
+        """Tables that are not there yet are made in the same transaction, so there is a whole ledger or none."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in (*SCHEMA.split(";")[:-1], f"PRAGMA user_version = {VERSION}"):
+                connection.execute(statement)
+            yield connection
 
     def _read(self, query: str) -> list[sqlite3.Row]:
         if not self.path.is_file():
             raise RunError(f"{self.path} is not there; the folder holds no finished run")
         try:
-            with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True)) as connection:
                 connection.row_factory = sqlite3.Row
                 self._check_version(connection)
                 return connection.execute(query).fetchall()

@@ -3,9 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from typing_extensions import override
 
+from case_lightning.editing.batch_log import BatchLogger
 from case_lightning.errors import ConfigError
 
 
@@ -28,13 +29,12 @@ def build_logger(kind: str, folder: Path) -> Logger:
     Raises:
         ConfigError: A package that it needs is missing.
     """
-    place = {"save_dir": folder.parent, "name": folder.name, "version": ""}
     if kind == "csv":
-        return CSVLogger(**place)
+        return BatchLogger(folder)
     for package in ("tensorboard", "matplotlib"):
         if find_spec(package) is None:
             raise ConfigError(
                 f"trainer.logger: {kind} needs {package}, which is not installed; pip install "
                 f"'case_lightning[tensorboard]'"
             )
-    return StreamLogger(**place)
+    return StreamLogger(folder.parent, name=folder.name, version="")

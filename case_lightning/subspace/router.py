@@ -14,8 +14,8 @@ every word somewhere), and the mean over the rest of the prompt, weighted by
 length is large for rare tokens and small for common ones, so it weighs content above function words as an inverse
 document frequency does. Of several edits in scope, the one that covers the query best, and that the query covers best,
 answers; of equal ones the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone
-has to be named in hardly more tokens than it has. Where an edit names no subject, its whole prompt, weighted, has to reach the
-mean of the two thresholds.
+has to be named in hardly more tokens than it has. Where an edit names no subject, its whole prompt, weighted, has to
+reach the mean of the two thresholds.
 
 Nothing but token ids is stored: statistics come from a fixed text, embeddings from the base model. Because coverage
 looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not matter, and
@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.subspaces import UNEDITED
 
@@ -187,6 +188,11 @@ class Router:
         lengths = self.keys.lengths.to(device).long()
         self._lengths, self._ends = lengths.tolist(), lengths.cumsum(0).tolist()
         unique, self._slots = _unique(self.keys.tokens.to(device))
+        if len(unique) and not 0 <= int(unique[0]) <= int(unique[-1]) < len(self.space.embedding):
+            raise ConfigError(
+                f"keys.tokens: expected tokens of the base model's {len(self.space.embedding)}, found {unique[-1]}; "
+                f"restore the file from a copy"
+            )
         self._vectors, weights = self.space(unique)
         self._weights = weights[self._slots]
         self._segments = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
