@@ -28,13 +28,12 @@ def build_logger(kind: str, folder: Path) -> Logger:
     Raises:
         ConfigError: A package that it needs is missing.
     """
-    place = {"save_dir": folder.parent, "name": folder.name, "version": ""}
     if kind == "csv":
-        return CSVLogger(**place)
+        return CSVLogger(folder.parent, name=folder.name, version="")
     for package in ("tensorboard", "matplotlib"):
         if find_spec(package) is None:
             raise ConfigError(
                 f"trainer.logger: {kind} needs {package}, which is not installed; pip install "
                 f"'case_lightning[tensorboard]'"
             )
-    return StreamLogger(**place)
+    return StreamLogger(folder.parent, name=folder.name, version="")
