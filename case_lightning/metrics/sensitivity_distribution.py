@@ -86,5 +86,5 @@ class SensitivityDistribution(EditMetric):
         axis.set(xlabel="sensitivity, in multiples of the mean", ylabel="neurons", title=type(self).__name__)
         top = max(counts[:, 0].tolist()) or 1.0
         axis.set_ylim(-0.01 * top, 1.1 * top)
-        axis.legend()
+        axis.legend(loc="upper left")
         return figure, cast(_AX_TYPE, axis)
