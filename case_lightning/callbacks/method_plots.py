@@ -74,9 +74,10 @@ class MethodPlots(Callback):
             self.log_values(trainer, {f"{one.parameter}/{key}": value for key, value in values.items()})
 
     def _draw(self, trainer: Trainer, name: str, metric: EditMetric) -> None:
-        takers = [logger for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
+        experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+        takers = [experiment for experiment in experiments if hasattr(experiment, "add_figure")]
         if not (takers and trainer.is_global_zero and metric.update_count):
             return
         figure: Any = metric.plot()[0]
-        for logger in takers:
-            logger.experiment.add_figure(f"{self.prefix}/{name}", figure, self.n_examples, close=True)
+        for experiment in takers:
+            experiment.add_figure(f"{self.prefix}/{name}", figure, self.n_examples, close=True)

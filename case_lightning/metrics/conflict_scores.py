@@ -108,6 +108,6 @@ class ConflictScores(EditMetric):
         extent = (0.5, matrix.shape[0] + 0.5, matrix.shape[1] - 0.5, -0.5)
         colours = {"cmap": "RdBu", "vmin": -limit, "vmax": limit, "extent": extent, "interpolation": "nearest"}
         axis.imshow(matrix.T.cpu().numpy(), aspect="auto", **colours)
-        axis.set(xlabel="edits, in the order written", ylabel="subspace", title=type(self).__name__)
+        axis.set(xlabel="edits with a score, in the order written", ylabel="subspace", title=type(self).__name__)
         axis.set_yticks(range(matrix.shape[1]))
         return figure, cast(_AX_TYPE, axis)
