@@ -54,8 +54,8 @@ class MemoirSettings:
         layer: The edited layer; by default the one that the package edits.
         active_share: `k`, as a share of the projection's inputs; 4096 of 14336 in the authors' code.
         threshold: `τ`; 0.4 in the authors' code, which unrelated questions to a 135M model reach.
-        n_prefixes: Texts that the model writes to put before each prompt; 10 in the authors' code, where a step
-            takes as much longer.
+        n_prefixes: Texts that the model writes to put before each prompt; 10 in the authors' code, where a step takes
+            as much longer.
         steps: Optimizer steps an edit, at most.
         learning_rate: Of plain gradient descent.
         clip: Largest length of a step's gradient; 1 in the authors' code.
