@@ -11,7 +11,7 @@ from case_lightning.base import Base
 from case_lightning.base.suffix import PIECE, read_projection
 from case_lightning.baselines import MEMIT, MEMITSettings
 from case_lightning.baselines.fact_lookup import look_up
-from case_lightning.baselines.key_statistics import add_ridge, read_text, second_moment
+from case_lightning.baselines.key_statistics import add_ridge, read_text, second_moments
 from case_lightning.baselines.locate_then_edit import choose_layers, mean_key
 from case_lightning.baselines.memit import least_squares_update
 from case_lightning.baselines.target_values import kl_divergence, shorten
@@ -62,13 +62,14 @@ def test_a_ridge_adds_the_same_to_every_direction() -> None:
     torch.testing.assert_close(shift, torch.full((D_IN,), 0.1 * float(moment.trace()) / D_IN, dtype=torch.float64))
 
 
-def test_the_moment_is_the_mean_over_all_keys(base: Base) -> None:
-    projection = base.model.get_submodule(base.architecture.down_projections[0])
-    tokens = read_text(base.tokenizer)[: 3 * PIECE]
-    keys = read_projection(base.model, projection, tokens)[0].double()
-    moment = second_moment(base.model, projection, tokens)
-    assert len(keys) > base.architecture.d_in
-    torch.testing.assert_close(moment, sum(torch.outer(key, key) for key in keys) / len(keys))
+def test_each_moment_is_the_mean_over_all_keys(base: Base) -> None:
+    projections = [base.model.get_submodule(name) for name in base.architecture.down_projections[:2]]
+    tokens = read_text(base.tokenizer)[: 19 * PIECE + 5]
+    moments = second_moments(base.model, projections, tokens)
+    for projection, moment in zip(projections, moments, strict=True):
+        keys = read_projection(base.model, projection, tokens)[0].double()
+        assert len(keys) == 19 * (PIECE - 1)
+        torch.testing.assert_close(moment, keys.T @ keys / len(keys), rtol=1e-5, atol=1e-6)
 
 
 def test_the_plain_prompt_weighs_as_much_as_all_prefixed_ones() -> None:
