@@ -14,7 +14,7 @@ from case_lightning.baselines.fact_lookup import look_up
 from case_lightning.baselines.key_statistics import add_ridge, read_text, second_moments
 from case_lightning.baselines.locate_then_edit import choose_layers, mean_key
 from case_lightning.baselines.memit import least_squares_update
-from case_lightning.baselines.target_values import kl_divergence, shorten
+from case_lightning.baselines.target_values import SearchSettings, ValueSearch, kl_divergence, shorten
 from case_lightning.data import Edit
 from case_lightning.errors import ConfigError
 from tests.editing.tiny_run import make_edits
@@ -76,6 +76,14 @@ def test_the_plain_prompt_weighs_as_much_as_all_prefixed_ones() -> None:
     keys = draw(4, 2, D_IN)
     torch.testing.assert_close(mean_key(keys), 0.5 * keys[0] + (keys[1] + keys[2] + keys[3]) / 6)
     assert torch.equal(mean_key(keys[:1]), keys[0])
+
+
+def test_values_do_not_depend_on_how_many_texts_run_together(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("case_lightning.baselines.target_values.choose_dtype", lambda _, model: model.dtype)
+    search = ValueSearch(base, 0, ["", "The game was. "], SearchSettings(steps=3))
+    together = search(make_edits(3))
+    monkeypatch.setattr("case_lightning.baselines.target_values.ROWS_AT_ONCE", 1)
+    torch.testing.assert_close(search(make_edits(3)), together, rtol=1e-3, atol=1e-4)
 
 
 def test_vectors_are_shortened_to_their_bound() -> None:
