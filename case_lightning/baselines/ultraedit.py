@@ -57,8 +57,8 @@ class UltraEditSettings:
     Args:
         modules: Dotted names of the edited linear modules; by default the down-projections of the layers from 64 % to
             96 % of the depth, 19 to 28 of 30.
-        learning_rate: η in (2); 1e-6 in the authors' code, for models of 7 billion parameters. With that the default
-            model, whose hidden states are far shorter than λ allows for, hardly moves.
+        learning_rate: η in (2); 1e-6 in the authors' code, for models of billions of parameters, by which the default
+            model hardly moves.
         ridge: λ in (3).
     """
 
