@@ -68,8 +68,8 @@ class AlphaEdit(LocateThenEdit):
 
     @override
     def prepare(self) -> None:
-        for layer in self.layers:
-            self.projections[layer] = project_on_null_space(self.count_keys(layer), self.settings.threshold)
+        for layer, moment in self.count_keys().items():
+            self.projections[layer] = project_on_null_space(moment, self.settings.threshold)
             if not self.projections[layer].any():
                 raise ConfigError(
                     f"threshold: {self.settings.threshold} is below all eigenvalues of the keys of layer {layer}, so "
