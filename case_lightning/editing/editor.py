@@ -108,6 +108,8 @@ class Editor:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         """Build the parts that all fits share."""
+        if settings.training.chat and not base.tokenizer.chat_template:
+            raise ConfigError(f"training.chat: the tokenizer of {base.name} has no chat template; set it to false")
         self.base, self.model, self.settings = base, model, settings
         self.tuner = cast(CaseModel, model.base_model)
         self.config = cast(CaseConfig, model.peft_config["default"])

@@ -82,9 +82,11 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, en
     """
     turn = [{"role": "user", "content": prompt}]
     head = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    texts = (head, answer.strip())  # the template brings its own special tokens
-    parts = [torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long) for text in texts]
-    return _join(tokenizer, *parts, end)
+    prompt_tokens, answer_tokens = (
+        torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        for text in (head, answer.strip())  # the template brings its own special tokens
+    )
+    return _join(tokenizer, prompt_tokens, answer_tokens, end)
 
 
 def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: bool) -> Encoded:

@@ -7,10 +7,11 @@ an edit can bring a question into its scope. `RoutedHFLM` routes each request by
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from typing_extensions import override
 
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.loading import LoadedRun
@@ -28,14 +29,12 @@ class RoutedHFLM(HFLM):  # type: ignore[misc]  # the harness has no types
         settings: Further arguments of `HFLM`, `batch_size` among them.
     """
 
-    def __init__(self, run: LoadedRun, **settings: Any) -> None:
+    def __init__(self, run: LoadedRun, **settings: object) -> None:
         """Hand model and tokenizer over."""
         super().__init__(pretrained=run.model, tokenizer=run.base.tokenizer, **settings)
         self.routed = RoutedModel(run.base, run.model)
 
-    def _loglikelihood_tokens(
-        self, requests: Sequence[Request], *args: Any, **kwargs: Any
-    ) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         routes = [self._route(request) for request in requests]
         found: dict[int, tuple[float, bool]] = {}
         for route in dict.fromkeys(routes):
