@@ -34,7 +34,10 @@ class RoutedHFLM(HFLM):  # type: ignore[misc]  # the harness has no types
         super().__init__(pretrained=run.model, tokenizer=run.base.tokenizer, **settings)
         self.routed = RoutedModel(run.base, run.model)
 
-    def _loglikelihood_tokens(self, requests: Sequence[Request], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+    @override
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Request], *args: object, **kwargs: object
+    ) -> list[tuple[float, bool]]:
         routes = [self._route(request) for request in requests]
         found: dict[int, tuple[float, bool]] = {}
         for route in dict.fromkeys(routes):
