@@ -21,7 +21,7 @@ from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, StepData, collate
 from case_lightning.editing.consolidation import PassData, is_due
-from case_lightning.editing.encoding import encode, make_keys
+from case_lightning.editing.encoding import Encoded, encode, encode_chat, make_keys
 from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
@@ -111,6 +111,8 @@ class Editor:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         """Build the parts that all fits share."""
+        if settings.training.chat and not base.tokenizer.chat_template:
+            raise ConfigError(f"training.chat: the tokenizer of {base.name} has no chat template; set it to false")
         self.base, self.model, self.settings = base, model, settings
         self.tuner = cast(CaseModel, model.base_model)
         self.config = cast(CaseConfig, model.peft_config["default"])
@@ -258,16 +260,21 @@ class Editor:
 
     def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
         """Encode each edit and its variants, and run the frozen prefix on all of them once."""
-        training = self.settings.training
-        wordings = [[edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)] for edit in edits]
-        encoded = [
-            encode(self.base.tokenizer, wording, edit.target, training.append_end)
-            for edit, own in zip(edits, wordings, strict=True)
-            for wording in own
-        ]
+        wordings = [self._encode(edit) for edit in edits]
+        encoded = [wording for own in wordings for wording in own]
         states = self.prefix([one.tokens for one in encoded])
         texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
         return [PreparedEdit(next(texts), tuple(islice(texts, len(own) - 1))) for own in wordings]
+
+    def _encode(self, edit: Edit) -> list[Encoded]:
+        """The edit in its own wording, then in others."""
+        training, tokenizer = self.settings.training, self.base.tokenizer
+        prompts = [edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)]
+        wordings = [encode(tokenizer, prompt, edit.target, training.append_end) for prompt in prompts]
+        if training.chat:
+            chat = encode_chat(tokenizer, edit.prompt, edit.target, training.append_end)
+            wordings += [chat] * max(len(prompts) - 1, 1)  # as often as the other variants together
+        return wordings
 
     def _consolidate(self) -> None:
         data = PassData(

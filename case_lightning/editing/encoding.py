@@ -71,7 +71,28 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bo
         answer: The answer.
         end: Whether the end-of-sequence token is part of the answer.
     """
-    head, tail = encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer)
+    return _join(tokenizer, encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer), end)
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bool = False) -> Encoded:
+    """Encode `prompt` as the only turn of a conversation, in the tokenizer's chat template, and `answer` as its reply.
+
+    Args:
+        tokenizer: The base model's, with a chat template.
+        prompt: The question.
+        answer: The answer.
+        end: Whether the end-of-sequence token is part of the answer.
+    """
+    turn = [{"role": "user", "content": prompt}]
+    head = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    prompt_tokens, answer_tokens = (
+        torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        for text in (head, answer.strip())  # the template brings its own special tokens
+    )
+    return _join(tokenizer, prompt_tokens, answer_tokens, end)
+
+
+def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: bool) -> Encoded:
     if end and tokenizer.eos_token_id is not None:
         tail = torch.cat([tail, torch.tensor([tokenizer.eos_token_id])])
     return Encoded(torch.cat([head, tail]), len(head))
