@@ -125,10 +125,9 @@ def _reword(message: str) -> str:
     line = " ".join(message.split())
     union = re.search(r'key "([\w.]+)": Does not validate .*Subtypes: \[(.*)\] Errors.*Given value: (.*)', line)
     found = union or re.search(r'key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', line)
-    bound = re.search(r'key "([\w.]+)": Not of type (Positive|NonNegative)Int: (.*?) does not conform', line)
-    if bound:
-        least = "above 0" if bound[2] == "Positive" else "of 0 or more"
-        return f"{bound[1]}: expected a whole number {least}, found {bound[3]}"
+    if bound := re.search(r'key "([\w.]+)": Not of type (Positive|NonNegative)Int: (.*?) does not conform', line):
+        least = 1 if bound[2] == "Positive" else 0
+        return f"{bound[1]}: expected a whole number of at least {least}, found {bound[3]}"
     if not found:
         return re.sub(r'Parser key "([\w.]+)": ', r"\1: ", line)
     key, expected, value = found.groups()

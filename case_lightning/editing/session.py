@@ -27,8 +27,8 @@ from case_lightning.editing.training_state import load_training_state
 from case_lightning.errors import CaseError, ConfigError, RunError
 
 Progress = Callable[[int, int], None]  # edits done, edits in all
-WORSE = 1.5  # times the loss before a fit: it has diverged
-ROUNDED = 0.1  # more than that; an edit that the model knew already may lose as much when its subspace is rounded
+WORSE = 1.2  # times the loss of the unedited model, and
+MARGIN = 0.5  # more than it: a fit that ends above both has diverged; a known edit may lose a little
 
 
 class Session:
@@ -200,7 +200,7 @@ class Session:
 
     def _check_outcome(self, outcome: BatchOutcome) -> None:
         before, after = (sum(losses) / len(losses) for losses in (outcome.losses_before, outcome.losses))
-        if not math.isfinite(after) or after > max(WORSE * before, before + ROUNDED):
+        if not math.isfinite(after) or after > max(WORSE * before, before + MARGIN):
             learning_rate = self.settings.training.learning_rate
             if self.folder.started:
                 self.restore(self.store.find())
