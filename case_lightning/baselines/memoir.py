@@ -57,7 +57,7 @@ class MemoirSettings:
         n_prefixes: Texts that the model writes to put before each prompt; 10 in the authors' code, where a step takes
             as much longer.
         steps: Optimizer steps an edit, at most.
-        learning_rate: Of plain gradient descent.
+        learning_rate: Of plain gradient descent; at 1 an edit of a 135M model took more than thirty steps.
         clip: Largest length of a step's gradient; 1 in the authors' code.
         enough: A loss below it ends an edit's steps.
     """
@@ -67,7 +67,7 @@ class MemoirSettings:
     threshold: float = 0.45
     n_prefixes: int = 1
     steps: int = 70
-    learning_rate: float = 1.0
+    learning_rate: float = 2.0
     clip: float = 1.0
     enough: float = 0.02
 

@@ -60,7 +60,7 @@ def test_an_edit_is_plain_descent_on_its_columns(base: Base, monkeypatch: pytest
         logits = base.model(input_ids=question.tokens[None]).logits[0]
         loss = torch.nn.functional.cross_entropy(logits[question.columns], question.labels)
         gradient = torch.autograd.grad(loss, weight)[0] * method.masks[0]
-        weight.data -= gradient / max(gradient.norm().item(), 1)
+        weight.data -= SETTINGS.learning_rate * gradient / max(gradient.norm().item(), 1)
     change = weight.detach() - own
     weight.data = own
     weight.requires_grad_(False)
