@@ -40,7 +40,7 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     "case": (
         Case,
         CaseSettings(
-            subspace=SubspaceSettings(rank=8),
+            subspace=SubspaceSettings(rank=32),
             training=TrainingSettings(steps=10, learning_rate=0.02, n_variants=1),
             consolidation=ConsolidationSettings(every=3),
         ),
