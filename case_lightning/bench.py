@@ -7,6 +7,7 @@ that was stopped goes on after the last cell that it finished. It leaves `result
 import sys
 from dataclasses import fields
 
+from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.command_line import SettingsParser, run_verb
 
 
@@ -16,15 +17,26 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; by default the process's own.
     """
-    from case_lightning.benchmark.settings import BenchSettings
+    settings = read_bench(arguments)
+    from case_lightning.benchmark.bench import run_bench  # torch is slow to import: --help need not wait
 
+    run_bench(settings)
+
+
+def read_bench(arguments: list[str] | None = None) -> BenchSettings:
+    """Read what to compare from a command line and the file that it names.
+
+    Args:
+        arguments: The command line; by default the process's own.
+
+    Raises:
+        ConfigError: The message names the key, the value and what is accepted.
+    """
     parser = SettingsParser(prog="python -m case_lightning.bench", description=__doc__)
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(BenchSettings)
     found = parser.instantiate(parser.read(arguments))
-    from case_lightning.benchmark.bench import run_bench  # torch is slow to import: --help need not wait
-
-    run_bench(BenchSettings(**{one.name: found[one.name] for one in fields(BenchSettings)}))
+    return BenchSettings(**{one.name: found[one.name] for one in fields(BenchSettings)})
 
 
 if __name__ == "__main__":

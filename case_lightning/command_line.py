@@ -102,7 +102,7 @@ def _check_file(path: str, known: list[str]) -> None:
     """Refuse a configuration file that cannot be read, is no mapping, or has an unknown key."""
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise ConfigError(f"--config {path}: expected a YAML file of settings; it cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path}: expected settings as `key: value`, found {found!r}")
@@ -125,6 +125,9 @@ def _reword(message: str) -> str:
     line = " ".join(message.split())
     union = re.search(r'key "([\w.]+)": Does not validate .*Subtypes: \[(.*)\] Errors.*Given value: (.*)', line)
     found = union or re.search(r'key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', line)
+    if bound := re.search(r'key "([\w.]+)": Not of type (Positive|NonNegative)Int: (.*?) does not conform', line):
+        least = 1 if bound[2] == "Positive" else 0
+        return f"{bound[1]}: expected a whole number of at least {least}, found {bound[3]}"
     if not found:
         return re.sub(r'Parser key "([\w.]+)": ', r"\1: ", line)
     key, expected, value = found.groups()

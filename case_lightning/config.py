@@ -111,6 +111,7 @@ class TrainingSettings:
         weight_decay: Of AdamW.
         n_rehearsed: Past edits beside the new ones of a step.
         n_variants: Wordings of each prompt made by rule and fitted beside it.
+        chat: Whether each prompt is fitted as a turn of a conversation, too, in the tokenizer's chat template.
         append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
         mask: Which neurons are tuned (KNT): as many of the most sensitive as the entropy rule says. To compare with:
             the `mask_size` most sensitive (`top_k`), as many as by the rule but at `random`, the rule on plain
@@ -125,6 +126,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     n_rehearsed: int = 10
     n_variants: int = 4
+    chat: bool = False
     append_end: bool = True
     mask: Literal["entropy", "top_k", "random", "gradient", "none"] = "entropy"
     mask_size: int = 256
@@ -158,6 +160,7 @@ class TrainerSettings:
         strategy: `auto`, `ddp` …
         precision: `32-true`, `bf16-mixed` …
         num_nodes: Number of machines.
+        logger: `csv`, or `tensorboard` (the extra of that name), which shows scalars and plots while the run goes on.
     """
 
     accelerator: str = "auto"
@@ -165,6 +168,7 @@ class TrainerSettings:
     strategy: str = "auto"
     precision: str = "32-true"
     num_nodes: int = 1
+    logger: Literal["csv", "tensorboard"] = "csv"
 
 
 @dataclass

@@ -27,11 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.read(arguments)
     if options.prompt is not None and not options.prompt.strip():
         raise ConfigError("--prompt: expected text that is not blank")
-    from case_lightning.editing.run import open_scorer  # torch is slow to import: --help need not wait
+    from case_lightning.editing.run import check_prompt, open_scorer  # torch is slow to import: --help need not wait
 
     scorer = open_scorer(options.run)
     console = make_console()
     for prompt in _read_prompts(options.prompt):
+        check_prompt(scorer.base, prompt, options.max_new_tokens)
         old, new = (scorer.generate([prompt], options.max_new_tokens, edited=flag)[0] for flag in (False, True))
         show_examples(console, [{"prompt": prompt, "unedited": old, "edited": new}], title="")
 

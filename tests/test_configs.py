@@ -8,6 +8,8 @@ import yaml
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from case_lightning.base import DEFAULT_MODEL, find_architecture
+from case_lightning.bench import read_bench
+from case_lightning.benchmark.plan import check_bench
 from case_lightning.command_line import read_settings
 from case_lightning.editing.run import check_settings
 from case_lightning.subspace import CaseConfig, CaseLayer
@@ -30,10 +32,11 @@ def name_config(path: Path) -> str:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a file holds settings of a run, rather than of something else such as LightningCLI."""
-    return "class_path" not in path.read_text(encoding="utf-8")
+    """Whether a file holds settings of a run, rather than of a comparison or of LightningCLI."""
+    return path not in COMPARISONS and "class_path" not in path.read_text(encoding="utf-8")
 
 
+COMPARISONS = [path for path in CONFIGS if path.parent.name == "bench"]
 RUNS = [path for path in CONFIGS if is_run(path)]
 
 
@@ -50,6 +53,14 @@ def test_a_configuration_can_be_read(path: Path, tmp_path: Path) -> None:
     assert settings.base.dtype in ("auto", "float32", "bfloat16", "float16")
     if settings.base.model == DEFAULT_MODEL:
         assert settings.base.layer is None or 0 <= settings.base.layer < 30
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=name_config)
+def test_a_comparison_can_be_read(path: Path) -> None:
+    settings = read_bench(["--config", str(path)])
+    check_bench(settings)
+    assert settings.base.model == DEFAULT_MODEL
+    assert set(settings.methods) & {"case", "default"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_config)

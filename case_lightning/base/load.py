@@ -76,7 +76,9 @@ def _read(
         raise
     except Exception as error:  # a checkpoint is foreign input: transformers raises almost any type for a bad one
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise BaseModelError(f"the base model {name!r} cannot be read: {reason}") from error
+        raise BaseModelError(
+            f"the base model {name!r} cannot be read: {reason}; restore it, or give another"
+        ) from error
 
 
 def _choose_device(device: str) -> torch.device:

@@ -10,17 +10,16 @@ uses them. A ridge, a share of the mean variance in every direction, bounds that
 by those directions. With a little more than `d_in` tokens the smallest variances are still underestimated.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from case_lightning.base.suffix import PIECE, read_projection
+from case_lightning.base.suffix import PIECE, PIECES_AT_ONCE, read_inputs
 from case_lightning.errors import ConfigError
 from case_lightning.subspace.router import read_calibration
-
-TOKENS_AT_ONCE = 256 * PIECE
 
 
 def read_text(tokenizer: PreTrainedTokenizerBase, path: str | None = None) -> Tensor:
@@ -47,21 +46,22 @@ def read_text(tokenizer: PreTrainedTokenizerBase, path: str | None = None) -> Te
     return torch.tensor(tokens)
 
 
-def second_moment(model: PreTrainedModel, projection: nn.Module, tokens: Tensor) -> Tensor:
-    """`E[k kᵀ]` of what enters a projection over a text, uncentred, `(d_in, d_in)` in float64.
+def second_moments(model: PreTrainedModel, projections: Sequence[nn.Module], tokens: Tensor) -> list[Tensor]:
+    """`E[k kᵀ]` of what enters some projections over a text, uncentred, each `(d_in, d_in)` in float64.
+
+    The text is cut into pieces, without the first token of each, as in `read_projection`, and is run once for all.
 
     Args:
         model: The base model.
-        projection: One of its down-projections.
-        tokens: Token ids of the text, `(tokens,)`.
+        projections: Some of its down-projections, from low to high.
+        tokens: Token ids of the text, `(tokens,)`, at least a piece.
     """
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    parts = [part for part in torch.split(tokens, TOKENS_AT_ONCE) if len(part) >= PIECE]
-    for part in parts:
-        keys = read_projection(model, projection, part)[0].double()  # (n, d_in)
-        total = total.to(keys.device) + keys.T @ keys
-        count += len(keys)
-    return total / count
+    pieces = tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE).to(model.device)
+    totals = [torch.zeros((), dtype=torch.float64)] * len(projections)
+    for part in torch.split(pieces, PIECES_AT_ONCE):
+        found = [keys[:, 1:].flatten(0, 1).double() for keys in read_inputs(model, projections, part)]
+        totals = [total.to(keys.device) + keys.T @ keys for total, keys in zip(totals, found, strict=True)]
+    return [total / (len(pieces) * (PIECE - 1)) for total in totals]
 
 
 def add_ridge(moment: Tensor, share: float) -> Tensor:

@@ -26,7 +26,7 @@ from typing_extensions import override
 from case_lightning.base import Base
 from case_lightning.base.suffix import read_inputs
 from case_lightning.baselines.fact_lookup import Lookup, look_up, write_prefixes
-from case_lightning.baselines.key_statistics import read_text, second_moment
+from case_lightning.baselines.key_statistics import read_text, second_moments
 from case_lightning.baselines.overwritten import OverwritingMethod
 from case_lightning.baselines.target_values import SearchSettings, ValueSearch
 from case_lightning.data import Edit
@@ -119,10 +119,11 @@ class LocateThenEdit(OverwritingMethod):
             prefixes = write_prefixes(self.base, self.options.n_prefixes, self.seed)
             return ValueSearch(self.base, self.layers[-1], prefixes, self.options.search)
 
-    def count_keys(self, layer: int) -> Tensor:
-        """`E[k kᵀ]` of a layer over the text, `(d_in, d_in)` in float64."""
+    def count_keys(self) -> dict[int, Tensor]:
+        """`E[k kᵀ]` of each edited layer over the text, `(d_in, d_in)` in float64."""
         tokens = read_text(self.base.tokenizer, self.options.text)
-        return second_moment(self.base.model, self.base.model.get_submodule(self.names[layer]), tokens)
+        projections = [self.base.model.get_submodule(name) for name in self.names.values()]
+        return dict(zip(self.layers, second_moments(self.base.model, projections, tokens), strict=True))
 
     def read(self, layer: int, lookups: Sequence[Lookup], n_edits: int) -> tuple[Tensor, Tensor]:
         """What the model has at the lookup tokens now.

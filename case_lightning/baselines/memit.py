@@ -59,9 +59,8 @@ class MEMIT(LocateThenEdit):
 
     @override
     def prepare(self) -> None:
-        for layer in self.layers:
-            moment = add_ridge(self.count_keys(layer), self.settings.ridge)
-            self.known[layer] = self.settings.covariance_weight * moment
+        for layer, moment in self.count_keys().items():
+            self.known[layer] = self.settings.covariance_weight * add_ridge(moment, self.settings.ridge)
 
     @override
     def solve(self, layer: int, keys: Tensor, residuals: Tensor) -> Tensor:

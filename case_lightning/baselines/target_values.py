@@ -32,6 +32,7 @@ from case_lightning.editing.loss import label_loss
 
 ENOUGH = 0.05
 EDITS_AT_ONCE = 16
+ROWS_AT_ONCE = 16  # of like length, so that little is padded: openings make some texts twice as long as others
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,17 @@ class ValueSearch:
 
     def _run(self, wordings: Sequence[Wording], delta: Tensor) -> Tensor:
         """Logits at the wanted positions, with each edit's change at its lookup tokens, `(positions, vocabulary)`."""
+        order = sorted(range(len(wordings)), key=lambda index: len(wordings[index].state))
+        found: dict[int, Tensor] = {}
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            chosen = order[start : start + ROWS_AT_ONCE]
+            logits = self._run_together([wordings[index] for index in chosen], delta)
+            parts = torch.split(logits, [len(wordings[index].columns) for index in chosen])
+            found |= dict(zip(chosen, parts, strict=True))
+        return torch.cat([found[index] for index in range(len(wordings))])
+
+    def _run_together(self, wordings: Sequence[Wording], delta: Tensor) -> Tensor:
+        """The same in one pass, padded to the longest."""
         states = pad_sequence([one.state for one in wordings], batch_first=True)  # (rows, seq, hidden)
         rows = torch.arange(len(wordings), device=states.device)
         owners = torch.tensor([one.edit for one in wordings], device=states.device)

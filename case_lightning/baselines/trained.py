@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from case_lightning.base import Base
-from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype
+from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype, read_inputs
 from case_lightning.baselines.changed_output import Change, changed_output
 from case_lightning.baselines.method import EditingMethod
 from case_lightning.data import Edit
@@ -119,6 +119,19 @@ class OneLayerMethod(TrainedMethod):
         parts = (self.base.model, self.projection)
         with nullcontext() if change is None else changed_output(*parts, change, len(prompts)):
             yield
+
+    def read_keys(self, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """What enters the projection, of each prompt alone, so that it never depends on its neighbours.
+
+        Nothing that is edited lies below, so it is the same before an edit and after.
+
+        Args:
+            prompts: Token ids of each prompt.
+
+        Returns:
+            For each prompt `(length, d_in)`.
+        """
+        return [read_inputs(self.base.model, [self.projection], prompt[None])[0][0] for prompt in prompts]
 
     def changed_loss(self, batch: EditBatch, change: Change) -> Tensor:
         """Mean negative log-likelihood of a batch's labels under a change of the projection's output."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from case_lightning.method.mask_summary import MaskSummary, summarize_mask
 from case_lightning.method.sensitivity import keep_most_sensitive, sum_fisher
 
 Batch: TypeAlias = Any  # whatever the training data loader yields; a `measure` of one's own may ask for less
@@ -38,6 +39,7 @@ class SensitiveNeuronMask(Callback):
         self.neurons = dict(neurons or {})
         self.rule = rule
         self.masks: dict[str, Tensor] = {}  # parameter name to which of its neurons are tuned, (neurons,)
+        self.sensitivities: dict[str, Tensor] = {}  # and to what the mask was drawn from, (neurons,)
         self._kept: dict[str, Tensor] = {}
 
     def measure(self, pl_module: LightningModule, batch: Batch) -> dict[str, Tensor]:
@@ -66,14 +68,15 @@ class SensitiveNeuronMask(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.masks = {}
+        self.masks, self.sensitivities = {}, {}
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self.masks:
             for name, found in self.measure(pl_module, batch).items():
                 # gradients come averaged over processes, so all of them need one mask
-                self.masks[name] = self.rule(trainer.strategy.reduce(found, reduce_op="sum"))
+                self.sensitivities[name] = trainer.strategy.reduce(found, reduce_op="sum")
+                self.masks[name] = self.rule(self.sensitivities[name])
         self._kept = {name: parameter.detach().clone() for name, parameter, _ in self._masked(pl_module)}
 
     @override
@@ -89,6 +92,10 @@ class SensitiveNeuronMask(Callback):
     ) -> None:
         for name, parameter, mask in self._masked(pl_module):
             parameter.copy_(torch.where(mask, parameter, self._kept[name]))
+
+    def summarize(self) -> list[MaskSummary]:
+        """The masks of the last fit, summed up."""
+        return [summarize_mask(name, found, self.masks[name]) for name, found in self.sensitivities.items()]
 
     def _masked(self, pl_module: LightningModule) -> list[tuple[str, nn.Parameter, Tensor]]:
         """Each masked parameter with its mask, shaped to broadcast against it."""

@@ -8,6 +8,7 @@
 | an optional field blank, empty, null or missing | as if it were not there |
 | an optional field that is not text | error |
 | half of a surrogate pair in a text | error |
+| a prompt or target of which the tokenizer makes no token | error |
 | a question of any kind, with its answer, longer than the context | error that names both lengths |
 | the same prompt and target twice in one batch | the later one is kept, the earlier one dropped |
 | one prompt, two targets in one batch | the later one is kept, the earlier one dropped |
@@ -54,8 +55,12 @@ def check_fits(edit: Edit, count_tokens: Callable[[str], int], max_tokens: int) 
         max_tokens: The length of the model's context in tokens.
 
     Raises:
-        DataError: If a question together with its answer is longer; the message names both lengths.
+        DataError: If a question together with its answer is longer, the message names both lengths; or if the prompt
+            or the target is of no token at all.
     """
+    for name, text in (("prompt", edit.prompt), ("target", edit.target)):
+        if count_tokens(text) <= count_tokens(""):
+            raise DataError(f"edit {edit.id!r}: {name}: expected text that has tokens, found none in {text!r}")
     for name, text in _list_passages(edit):
         length = count_tokens(text)
         if length > max_tokens:

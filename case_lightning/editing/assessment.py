@@ -15,7 +15,7 @@ from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import LoadedRun, load_run
-from case_lightning.editing.run import locate_data, quiet_libraries
+from case_lightning.editing.run import check_records, locate_data, quiet_libraries
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.store import TRAINING_STATE, Store
 from case_lightning.editing.training_state import load_training_state
@@ -42,6 +42,7 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     quiet_libraries()
     edits = read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
+    check_records(run.base, edits)
     model = RoutedModel(run.base, run.model)
     scorer = Scorer(model)
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits]

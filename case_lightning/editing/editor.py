@@ -10,25 +10,26 @@ from typing import cast
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from case_lightning.base import Base
 from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype, read_projection
-from case_lightning.callbacks import ConflictAllocation
+from case_lightning.callbacks import ConflictAllocation, MethodPlots
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, StepData, collate
 from case_lightning.editing.consolidation import PassData, is_due
-from case_lightning.editing.encoding import encode, make_keys
+from case_lightning.editing.encoding import Encoded, encode, encode_chat, make_keys
+from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
 from case_lightning.editing.module import EditModule, run_suffix
 from case_lightning.editing.variation import vary_prompt
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
+from case_lightning.method.mask_summary import MaskSummary
 from case_lightning.subspace import CaseConfig, CaseModel
 from case_lightning.subspace.router import read_calibration
 
@@ -43,6 +44,7 @@ class BatchOutcome:
         losses: The same after the fit.
         hits: Share of each target's tokens that the edited model now predicts, through the router.
         seconds: Time of the fit, everything but these figures included.
+        masks: Which neurons were tuned, a mask for each subspace of the batch.
     """
 
     allocations: list[Allocation]
@@ -50,6 +52,7 @@ class BatchOutcome:
     losses: list[float]
     hits: list[float]
     seconds: float
+    masks: list[MaskSummary]
 
 
 def make_config(base: Base, settings: RunSettings) -> CaseConfig:
@@ -108,6 +111,8 @@ class Editor:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         """Build the parts that all fits share."""
+        if settings.training.chat and not base.tokenizer.chat_template:
+            raise ConfigError(f"training.chat: the tokenizer of {base.name} has no chat template; set it to false")
         self.base, self.model, self.settings = base, model, settings
         self.tuner = cast(CaseModel, model.base_model)
         self.config = cast(CaseConfig, model.peft_config["default"])
@@ -123,9 +128,12 @@ class Editor:
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
-        masks = [] if training.mask == "none" else [EditNeuronMask(training.mask, training.mask_size, settings.seed)]
-        self.callbacks: list[Callback] = [self.allocation, self.memory, *masks]
-        self.trainer = _build_trainer(base, settings, log_dir, [*self.callbacks, *callbacks])
+        kind = training.mask
+        self.masks = [] if kind == "none" else [EditNeuronMask(kind, training.mask_size, settings.seed)]
+        self.callbacks: list[Callback] = [self.allocation, self.memory, *self.masks]
+        self.plots = MethodPlots("edits") if log_dir and settings.trainer.logger == "tensorboard" else None
+        plots = [self.plots] if self.plots else []
+        self.trainer = _build_trainer(base, settings, log_dir, [*self.callbacks, *plots, *callbacks])
         self.consolidator = _build_trainer(base, settings, None, list(callbacks))
         self.n_made = 0
         self.edits: list[Edit] = []
@@ -149,9 +157,12 @@ class Editor:
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        if self.plots:
+            self.plots.n_examples = self.n_made
         with profile("fit"):
             self._fit(data, self.trainer)
         losses_before = self.module.losses
+        masks = [one for mask in self.masks for one in mask.summarize()]
         with profile("commit"):
             self._commit(edits)
         if is_due(self.n_made - len(edits), self.n_made, self.settings.consolidation):
@@ -159,7 +170,11 @@ class Editor:
                 self._consolidate()
         seconds = time.perf_counter() - started
         losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
-        return BatchOutcome(self.allocation.allocations, losses_before, losses, hits, seconds)
+        if self.plots:
+            figures = {"loss": losses, "reliability": hits, "seconds": [seconds]}
+            means = {name: sum(values) / len(edits) for name, values in figures.items()}
+            self.plots.log_values(self.trainer, means)
+        return BatchOutcome(self.allocation.allocations, losses_before, losses, hits, seconds, masks)
 
     @torch.no_grad()
     def check(self, indices: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -196,6 +211,12 @@ class Editor:
         prepared = self._prepare(edits)
         self.module.count(subspaces)
         self._note(edits, [replace(one, subspace=index) for one, index in zip(prepared, subspaces, strict=True)])
+
+    def resume(self, n_batches: int) -> None:
+        """Number the fits to come, in the log, as those after so many batches."""
+        for stage in ("ready", "started", "processed", "completed"):
+            setattr(self.trainer.fit_loop.epoch_progress.current, stage, n_batches)
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = n_batches * self.settings.training.steps
 
     def retire(self, ids: Collection[str]) -> None:
         """Have some edits no longer answer, nor be rehearsed; what a subspace learned of them stays in it."""
@@ -239,16 +260,21 @@ class Editor:
 
     def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
         """Encode each edit and its variants, and run the frozen prefix on all of them once."""
-        training = self.settings.training
-        wordings = [[edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)] for edit in edits]
-        encoded = [
-            encode(self.base.tokenizer, wording, edit.target, training.append_end)
-            for edit, own in zip(edits, wordings, strict=True)
-            for wording in own
-        ]
+        wordings = [self._encode(edit) for edit in edits]
+        encoded = [wording for own in wordings for wording in own]
         states = self.prefix([one.tokens for one in encoded])
         texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
         return [PreparedEdit(next(texts), tuple(islice(texts, len(own) - 1))) for own in wordings]
+
+    def _encode(self, edit: Edit) -> list[Encoded]:
+        """The edit in its own wording, then in others."""
+        training, tokenizer = self.settings.training, self.base.tokenizer
+        prompts = [edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)]
+        wordings = [encode(tokenizer, prompt, edit.target, training.append_end) for prompt in prompts]
+        if training.chat:
+            chat = encode_chat(tokenizer, edit.prompt, edit.target, training.append_end)
+            wordings += [chat] * max(len(prompts) - 1, 1)  # as often as the other variants together
+        return wordings
 
     def _consolidate(self) -> None:
         data = PassData(
@@ -293,6 +319,7 @@ class Editor:
 
 def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:
     place = dict(vars(settings.trainer))
+    kind = place.pop("logger")
     if place["accelerator"] == "auto" and base.model.device.type == "cpu":
         place["accelerator"] = "cpu"  # what is trained has to be where the base model is
     try:
@@ -300,8 +327,8 @@ def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, call
             **place,
             max_epochs=1,
             callbacks=callbacks,
-            logger=CSVLogger(log_dir.parent, name=log_dir.name, version="") if log_dir else False,
-            log_every_n_steps=10,
+            logger=build_logger(kind, log_dir) if log_dir else False,
+            log_every_n_steps=settings.training.steps,  # the last one of each fit
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -1,4 +1,7 @@
-"""From an `Edit` to tokens and back: what is fed, which positions carry a label, where the subject stands."""
+"""From an `Edit` to tokens and back: what is fed, which positions carry a label, where the subject stands.
+
+The name of a special token in a text, such as `<|im_start|>`, is text like any other and never becomes that token.
+"""
 
 import re
 from dataclasses import dataclass
@@ -47,15 +50,15 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> Tensor:
 
     White space at its end is left off: the space before an answer belongs to the answer's first token.
     """
-    return torch.tensor(tokenizer(prompt.rstrip() or prompt).input_ids, dtype=torch.long)
+    return torch.tensor(tokenizer(prompt.rstrip() or prompt, split_special_tokens=True).input_ids, dtype=torch.long)
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> Tensor:
     """Token ids of an answer that follows a prompt after one space, `(length,)`."""
-    tokens = tokenizer(answer.strip(), add_special_tokens=False).input_ids
+    tokens = tokenizer(answer.strip(), add_special_tokens=False, split_special_tokens=True).input_ids
     # Tokenizers such as LLaMA-2's put a space before any text: a second one would be a token that answers never have.
     if not tokens or not tokenizer.convert_ids_to_tokens(tokens[:1])[0].startswith(SPACE_MARK):
-        tokens = tokenizer(" " + answer.strip(), add_special_tokens=False).input_ids
+        tokens = tokenizer(" " + answer.strip(), add_special_tokens=False, split_special_tokens=True).input_ids
     return torch.tensor(tokens, dtype=torch.long)
 
 
@@ -68,7 +71,28 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bo
         answer: The answer.
         end: Whether the end-of-sequence token is part of the answer.
     """
-    head, tail = encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer)
+    return _join(tokenizer, encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer), end)
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, end: bool = False) -> Encoded:
+    """Encode `prompt` as the only turn of a conversation, in the tokenizer's chat template, and `answer` as its reply.
+
+    Args:
+        tokenizer: The base model's, with a chat template.
+        prompt: The question.
+        answer: The answer.
+        end: Whether the end-of-sequence token is part of the answer.
+    """
+    turn = [{"role": "user", "content": prompt}]
+    head = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    prompt_tokens, answer_tokens = (
+        torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        for text in (head, answer.strip())  # the template brings its own special tokens
+    )
+    return _join(tokenizer, prompt_tokens, answer_tokens, end)
+
+
+def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: bool) -> Encoded:
     if end and tokenizer.eos_token_id is not None:
         tail = torch.cat([tail, torch.tensor([tokenizer.eos_token_id])])
     return Encoded(torch.cat([head, tail]), len(head))
@@ -113,7 +137,9 @@ def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tens
 
 def _mark(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> tuple[Tensor, Tensor]:
     """Token ids of a text and which of them touch the characters from `start` to before `end`."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=tokenizer.is_fast
+    )
     spans = encoded["offset_mapping"] if tokenizer.is_fast else [(0, 0)] * len(encoded.input_ids)
     tokens = torch.tensor(encoded.input_ids, dtype=torch.long)
     touched = torch.tensor([start < end and first < end and last > start for first, last in spans], dtype=torch.bool)

@@ -2,25 +2,32 @@
 
 import resource
 import time
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from rich.console import Console
+from safetensors import safe_open
 
 from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.consolidation import count_all_steps
+from case_lightning.editing.environment import describe_environment
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
+from case_lightning.editing.store import ADAPTER
 from case_lightning.report import write_report
 
 N_EXAMPLES = 3
+N_SHOWN = 5  # of the best edits and of the worst
+ADAPTER_PARTS = ("subspaces", "keys", "memory")
 EXAMPLE_TOKENS = 24
 
 
@@ -55,8 +62,10 @@ def score_run(
         "optimizer_steps": ledger.snapshots()[-1].n_batches * settings.training.steps
         + count_all_steps(ledger.rows(), settings.consolidation),
         "subspaces": len(method.tuner.case_layer.adapter.subspaces),
-        "adapter_bytes": (folder.adapter / "adapter_model.safetensors").stat().st_size,
+        "adapter_bytes": (folder.adapter / ADAPTER).stat().st_size,
     }
+    metrics["adapter_parts"] = measure_parts(folder.adapter / ADAPTER)
+    metrics["environment"] = describe_environment(settings, base)
     metrics["cost"] |= folder.read_peaks() or measure_peaks(scorer, edits)
     folder.write_json(folder.examples, examples)
     folder.write_json(folder.metrics, metrics)
@@ -88,10 +97,21 @@ def measure_peaks(scorer: Scorer, edits: Sequence[Edit]) -> dict[str, Any]:
     }
 
 
+def measure_parts(path: Path) -> dict[str, int]:
+    """What an adapter file is made of: the bytes of the subspaces, of each other part, and of the file's own header."""
+    sizes: Counter[str] = Counter()
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  it is no mapping
+            tensor = file.get_tensor(name)
+            part = next((part for part in ADAPTER_PARTS if f".{part}." in name), "other")
+            sizes[part] += tensor.numel() * tensor.element_size()
+    return {**sizes, "header": path.stat().st_size - sizes.total()}
+
+
 def make_examples(scorer: Scorer, edits: Sequence[Edit], details: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every edit's figures, with the answers of both models for the first few and for the worst."""
-    order = sorted(range(len(edits)), key=lambda index: details[index]["reliability"])
-    chosen = sorted({*range(min(N_EXAMPLES, len(edits))), *order[:N_EXAMPLES]})
+    """The figures and both models' answers for some edits: the first few, the best and the worst."""
+    order = sorted(range(len(edits)), key=lambda index: _rank(details[index]))
+    chosen = sorted({*range(min(N_EXAMPLES, len(edits))), *order[:N_SHOWN], *order[-N_SHOWN:]})
     prompts = [edits[index].prompt for index in chosen]
     answers = [scorer.generate(prompts, EXAMPLE_TOKENS, edited=flag) for flag in (False, True)]
     return [
@@ -112,6 +132,11 @@ def measure_overhead(scorer: Scorer, edits: Sequence[Edit], repeats: int = 3, to
             scorer.generate_batch(prompts, tokens, edited=flag, least=tokens)
             seconds[flag].append(time.perf_counter() - started)
     return sorted(seconds[True])[repeats // 2] / sorted(seconds[False])[repeats // 2]
+
+
+def _rank(figures: dict[str, Any]) -> tuple[float, float, float]:
+    """What edits are ordered by, the best last."""
+    return figures["reliability"], figures["generalization"] or 0.0, -figures["loss"]
 
 
 def _mean(values: Sequence[float]) -> float | None:

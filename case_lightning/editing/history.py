@@ -117,8 +117,10 @@ def _export(rows: Sequence[Row], path: Path) -> int:
     """Write all rows, by the file's ending; JSONL and Parquet can be read as data again."""
     if path.suffix not in WRITERS:
         raise ConfigError(f"history export: expected a file that ends in {', '.join(WRITERS)}, found {path}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"history export: {path} cannot be written, {path.parent} is no folder")
+    if "\0" in str(path) or not path.parent.is_dir():
+        raise ConfigError(
+            f"history export: {path} cannot be written: {path.parent} is no folder, or there is a NUL in the name"
+        )
     records = [
         {**json.loads(row["record"]), **{key: value for key, value in row.items() if key != "record"}} for row in rows
     ]

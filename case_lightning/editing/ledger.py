@@ -7,7 +7,7 @@ its edits, what they superseded, the point of the retention curve, and the snaps
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from case_lightning.data import Edit
 from case_lightning.errors import RunError
 from case_lightning.method.allocation import Allocation
+from case_lightning.method.mask_summary import MaskSummary
 
 VERSION = 2
 SCHEMA = """
@@ -28,6 +29,8 @@ CREATE TABLE IF NOT EXISTS streams (
     finished INTEGER, created_at TEXT);
 CREATE TABLE IF NOT EXISTS snapshots (n_batches INTEGER PRIMARY KEY, name TEXT, digest TEXT);
 CREATE TABLE IF NOT EXISTS retention (n_edits INTEGER PRIMARY KEY, reliability REAL);
+CREATE TABLE IF NOT EXISTS masks (
+    batch INTEGER, parameter TEXT, neurons TEXT, kept TEXT, threshold REAL, share REAL, PRIMARY KEY (batch, parameter));
 """
 OUTCOME = ("batch", "subspace", "conflict_score", "scores", "decision", "loss", "reliability", "seconds")
 
@@ -77,6 +80,7 @@ class MadeBatch:
         superseded: Id of each earlier edit that one of these takes the place of, to the id of that one.
         snapshot: The adapter with it, where it was written.
         retention: Edits so far and reliability on them, where the curve has a point.
+        masks: Which neurons were tuned.
     """
 
     index: int
@@ -85,6 +89,7 @@ class MadeBatch:
     superseded: dict[str, str]
     snapshot: Snapshot | None
     retention: tuple[int, float] | None = None
+    masks: Sequence[MaskSummary] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,12 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Note the path."""
         self.path = path
+
+    def roll_back(self) -> None:
+        """Take out of the file what a process was writing as it was cut off; a ledger that never was is then empty."""
+        if self.path.is_file():
+            with closing(sqlite3.connect(self.path)) as connection, suppress(sqlite3.DatabaseError):
+                connection.execute("SELECT * FROM sqlite_master").fetchall()  # SQLite does it with any reading
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of `edits`, those undone and superseded, too, in the order of the stream.
@@ -186,6 +197,7 @@ class Ledger:
             connection.execute(f"UPDATE edits SET {blank} WHERE batch >= ?", (n_batches,))  # noqa: S608  own names
             connection.execute("DELETE FROM snapshots WHERE n_batches > ?", (n_batches,))
             connection.execute("DELETE FROM retention WHERE n_edits > ?", (kept,))
+            connection.execute("DELETE FROM masks WHERE batch >= ?", (n_batches,))
             marks = [(_now(), one) for one in undone] + [(None, one) for one in redone]
             connection.executemany("UPDATE edits SET undone_at = ? WHERE id = ?", marks)
             for one in made:
@@ -198,16 +210,18 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path)) as connection:
-            connection.executescript(SCHEMA + f"PRAGMA user_version = {VERSION}")
-            with connection:
-                yield connection
+        """Tables that are not there yet are made in the same transaction, so there is a whole ledger or none."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in (*SCHEMA.split(";")[:-1], f"PRAGMA user_version = {VERSION}"):
+                connection.execute(statement)
+            yield connection
 
     def _read(self, query: str) -> list[sqlite3.Row]:
         if not self.path.is_file():
             raise RunError(f"{self.path} is not there; the folder holds no finished run")
         try:
-            with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True)) as connection:
                 connection.row_factory = sqlite3.Row
                 self._check_version(connection)
                 return connection.execute(query).fetchall()
@@ -241,6 +255,12 @@ def _put_outcome(connection: sqlite3.Connection, made: MadeBatch) -> None:
     _put_snapshot(connection, made.snapshot)
     if made.retention:
         connection.execute("INSERT OR REPLACE INTO retention VALUES (?, ?)", made.retention)
+    for mask in made.masks:
+        counts = (json.dumps(mask.neurons), json.dumps(mask.kept))
+        connection.execute(
+            "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?)",
+            (made.index, mask.parameter, *counts, mask.threshold, mask.share),
+        )
 
 
 def _put_snapshot(connection: sqlite3.Connection, one: Snapshot | None) -> None:

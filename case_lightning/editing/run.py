@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -16,9 +17,11 @@ from rich.console import Console
 from case_lightning.base import Base, load_base
 from case_lightning.command_line import settings_from
 from case_lightning.config import RunSettings
-from case_lightning.data import Edit, EditDataModule, read_edits
+from case_lightning.data import Edit, EditDataModule, check_fits, read_edits
+from case_lightning.data.fields import require_text
 from case_lightning.display import LiveDisplay, make_console, show_examples, show_metrics
 from case_lightning.editing.answering import RoutedModel
+from case_lightning.editing.encoding import encode_prompt
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import N_EXAMPLES, score_run
 from case_lightning.editing.ledger import Ledger, Stream
@@ -27,7 +30,7 @@ from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Plan, plan_stream
-from case_lightning.errors import CaseError, ConfigError
+from case_lightning.errors import CaseError, ConfigError, DataError
 
 ABOVE_ZERO = (
     "training.steps",
@@ -54,7 +57,9 @@ ZERO_OR_MORE = (
     "memory.weight",
     "consolidation.every",
     "evaluation.retention_points",
+    "seed",
 )
+AT_MOST = {"subspace.rank": 1 << 20, "subspace.n_directions": 1 << 20, "seed": (1 << 32) - 1}
 ZERO_TO_ONE = ("subspace.subject_threshold", "subspace.relation_threshold")
 
 
@@ -78,7 +83,7 @@ def fit_run(settings: RunSettings) -> RunFolder:
     folder.check_usable(settings)
     data.setup("fit")  # what is wrong with it is said before a model is loaded
     base = load_base(settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code)
-    data.require_fit(lambda text: len(base.tokenizer(text).input_ids), context_length(base))
+    data.require_fit(lambda text: count_tokens(base, text), context_length(base))
     seed_everything(settings.seed, verbose=False)
     with folder.locked() if is_first_process() else nullcontext():
         Run(settings, folder, base, console).fit(data.records)
@@ -115,8 +120,7 @@ def check_settings(settings: RunSettings) -> None:
         ConfigError: The message names the key, the value and what is accepted.
     """
     for key in (*ABOVE_ZERO, *ZERO_OR_MORE, *ZERO_TO_ONE, "conflict.threshold"):
-        section, name = key.split(".")
-        value = getattr(getattr(settings, section), name)
+        value = attrgetter(key)(settings)
         if not math.isfinite(value):
             raise ConfigError(f"{key}: expected a finite number, found {value}")
         if key in ABOVE_ZERO and value <= 0:
@@ -125,11 +129,45 @@ def check_settings(settings: RunSettings) -> None:
             raise ConfigError(f"{key}: expected 0 or more, found {value}")
         if key in ZERO_TO_ONE and not 0 <= value <= 1:
             raise ConfigError(f"{key}: expected 0 to 1, found {value}")
+        if value > AT_MOST.get(key, math.inf):
+            raise ConfigError(f"{key}: expected at most {AT_MOST[key]}, found {value}")
 
 
 def context_length(base: Base) -> int:
     """Longest text that a base model takes, in tokens."""
     return int(getattr(base.model.config, "max_position_embeddings", None) or 2048)
+
+
+def count_tokens(base: Base, text: str) -> int:
+    """Length of a text in tokens, special tokens included."""
+    return len(encode_prompt(base.tokenizer, text))
+
+
+def check_prompt(base: Base, prompt: str, max_new_tokens: int) -> None:
+    """Refuse a prompt that cannot be answered, or not in so many tokens.
+
+    Raises:
+        DataError: It is not text, has no token, or does not fit the context together with its answer.
+    """
+    require_text(prompt, "--prompt")
+    found, most = count_tokens(base, prompt), context_length(base)
+    if found <= count_tokens(base, ""):
+        raise DataError(f"--prompt: expected text that has tokens, found none in {prompt!r}")
+    if found + max_new_tokens > most:
+        raise DataError(
+            f"--prompt: expected it to fit the context of {most} tokens with an answer of {max_new_tokens}, found "
+            f"{found} tokens; shorten it, or lower --max_new_tokens"
+        )
+
+
+def check_records(base: Base, edits: Sequence[Edit]) -> None:
+    """Refuse edits that do not fit the model's context.
+
+    Raises:
+        DataError: The message names the edit and both lengths.
+    """
+    for edit in edits:
+        check_fits(edit, lambda text: count_tokens(base, text), context_length(base))
 
 
 def quiet_libraries() -> None:
@@ -169,7 +207,8 @@ class Run:
                 self._edit(batch, stream, self._has_point(index, len(batches)))
         if is_first_process():
             session = self.session
-            score_run(self.folder, self.settings, self.base, session.model, session.editor.edits, self.console)
+            with self.folder.guarded():
+                score_run(self.folder, self.settings, self.base, session.model, session.editor.edits, self.console)
             show_results(self.console, self.folder)
 
     def _plan(self, records: Sequence[Edit]) -> Plan:
@@ -216,11 +255,12 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
     other = None if data["path"] is None else read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
     if other is not None:
+        check_records(run.base, other)
         parts, _ = evaluate_model(Scorer(RoutedModel(run.base, run.model), batch_size), other, generate)
         return {"protocol": "wise", "dataset": data["path"], "n_records": len(other), **parts}
     settings = settings_from(folder.read_config())
     settings.evaluation.batch_size, settings.evaluation.generate = batch_size, generate
-    with folder.locked():
+    with folder.locked(), folder.guarded():
         return score_run(folder, settings, run.base, run.model, run.edits, Console(quiet=True))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,12 +12,14 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from case_lightning.config import RunSettings
-from case_lightning.errors import RunError
+from case_lightning.errors import CaseError, RunError
 
 LOCK = ".lock"
 MEASURED_ONCE = ("peak_rss_bytes", "peak_device_bytes", "generate_overhead")
+BEFORE_CONFIG = {LOCK, "snapshots", "config.yaml.part"}  # what a run makes first
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CHANGEABLE = ("run_dir", "data", "trainer", "evaluation", "on_contradiction")  # from one stream of a run to the next
 
@@ -26,10 +29,15 @@ class RunFolder:
 
     Args:
         path: The folder.
+
+    Raises:
+        RunError: No folder can have such a path.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Name the files."""
+        if "\0" in str(path):
+            raise RunError(f"run_dir: a path has no NUL character, found {str(path)!r}; give another folder")
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.adapter = self.path / "adapter"
@@ -47,8 +55,8 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        """Whether a run has begun here."""
-        return os.path.isfile(self.ledger)
+        """Whether a run has begun here; an empty ledger is one that could not be written."""
+        return os.path.isfile(self.ledger) and self.ledger.stat().st_size > 0
 
     def check_usable(self, settings: RunSettings) -> None:
         """Refuse a folder that holds something other than the beginning of just this run.
@@ -168,6 +176,20 @@ class RunFolder:
         part.rename(self.adapter)
         shutil.rmtree(old, ignore_errors=True)
 
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Say of a folder that cannot be written that it is so.
+
+        Raises:
+            RunError: Something was to be written inside, and could not.
+        """
+        try:
+            yield
+        except CaseError:
+            raise
+        except (OSError, SafetensorError, sqlite3.OperationalError) as error:
+            raise self.refuse(error) from error
+
     def refuse(self, error: Exception) -> RunError:
         """The error for a folder that cannot be written; what was made before is safe."""
         reason = getattr(error, "strerror", None) or error
@@ -186,9 +208,9 @@ class RunFolder:
     def _find_foreign(self) -> str | None:
         if self.path.is_file():
             return "a file"
-        if not self.path.is_dir() or not {path.name for path in self.path.iterdir()} - {LOCK}:
+        if not self.path.is_dir() or self.config.is_file():
             return None
-        return None if self.config.is_file() else "other files"
+        return "other files" if {path.name for path in self.path.iterdir()} - BEFORE_CONFIG else None
 
 
 def _describe_change(before: dict[str, Any], now: dict[str, Any], section: str) -> str:

@@ -5,21 +5,19 @@ the new one as well, and goes on to the bit as if it had not been cut off.
 """
 
 import math
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import cast
 
 from lightning.pytorch import Callback
 from peft import PeftModel
-from safetensors import SafetensorError
 
 from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import keep_latest, normalize_question
+from case_lightning.editing.batch_log import trim_log
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
 from case_lightning.editing.run_folder import RunFolder
@@ -29,7 +27,8 @@ from case_lightning.editing.training_state import load_training_state
 from case_lightning.errors import CaseError, ConfigError, RunError
 
 Progress = Callable[[int, int], None]  # edits done, edits in all
-WORSE = 1.5  # times the loss before a fit: it has diverged
+WORSE = 1.2  # times the loss of the unedited model, and
+MARGIN = 0.5  # more than it: a fit that ends above both has diverged; a known edit may lose a little
 
 
 class Session:
@@ -57,6 +56,8 @@ class Session:
         self.store = Store(folder, self.ledger)
         self.n_batches = 0
         self._model: PeftModel | None = None
+        if writes:
+            self.ledger.roll_back()
         if folder.started:
             if writes:
                 self.store.recover()
@@ -80,11 +81,13 @@ class Session:
         rows = [row for row in self.ledger.rows() if row["batch"] is not None and row["batch"] < snapshot.n_batches]
         self._recall(rows)
         self.n_batches = snapshot.n_batches
+        self.editor.resume(self.n_batches)
+        self._trim_log()
 
     def begin(self, stream: Stream) -> None:
         """Enter a new stream; the first one brings the run's empty state with it."""
         empty = None if self.folder.started else self._write_state()
-        with self._guarded():
+        with self.folder.guarded():
             self.ledger.enter_stream(stream, empty)
             if empty:
                 self.store.publish(empty)
@@ -108,12 +111,12 @@ class Session:
             asked = {normalize_question(edit.prompt) for edit in self.editor.edits}
             batch = [edit for edit in batch if normalize_question(edit.prompt) not in asked]
         if not batch:
-            with self._guarded():
+            with self.folder.guarded():
                 self.ledger.enter_stream(stream)
             return None
         made, outcome = self._make(batch, stream, point, write=self.writes)
         if made.snapshot:
-            with self._guarded():
+            with self.folder.guarded():
                 self.folder.retract_figures()
                 self.ledger.enter(made, stream)
                 self.store.publish(made.snapshot)
@@ -142,7 +145,9 @@ class Session:
         rows = {row["id"]: row for row in self.ledger.rows()}
         for one in ids:
             if one not in rows or not rows[one]["undone_at"]:
-                raise RunError(f"{one!r} is not the id of an undone edit of {self.folder.path}")
+                raise RunError(
+                    f"{one!r} is not the id of an undone edit of {self.folder.path}; `history list` shows them"
+                )
         self._remake(_first_batch(list(rows.values()), ids), redone=ids, progress=progress)
 
     def _take(self, model: PeftModel) -> None:
@@ -161,7 +166,8 @@ class Session:
     def _make(self, batch: Sequence[Edit], stream: Stream, point: bool, write: bool) -> tuple[MadeBatch, BatchOutcome]:
         latest = keep_latest(batch)
         superseded = self._supersede(latest) if stream.on_contradiction == "supersede" else {}
-        outcome = self.editor.edit(latest)
+        with self.folder.guarded():  # the logger writes, too
+            outcome = self.editor.edit(latest)
         self._check_outcome(outcome)
         seconds = outcome.seconds / len(latest)
         columns = (latest, outcome.allocations, outcome.losses, outcome.hits)
@@ -170,10 +176,18 @@ class Session:
         self.n_batches += 1
         state = self._write_state() if write else None
         replaced = superseded | _find_replaced(batch, latest)
-        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention), outcome
+        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention, outcome.masks), outcome
+
+    def _trim_log(self) -> None:
+        """Take out of the log what was fitted and then not kept."""
+        path = self.folder.logs / "metrics.csv"
+        text = trim_log(path, self.n_batches) if self.writes else None
+        if text is not None:
+            with self.folder.guarded():
+                self.folder.write_text(path, text)
 
     def _write_state(self) -> Snapshot:
-        with self._guarded():
+        with self.folder.guarded():
             return self.store.write(self.editor, self.n_batches)
 
     def _supersede(self, batch: Sequence[Edit]) -> dict[str, str]:
@@ -186,19 +200,23 @@ class Session:
 
     def _check_outcome(self, outcome: BatchOutcome) -> None:
         before, after = (sum(losses) / len(losses) for losses in (outcome.losses_before, outcome.losses))
-        if not math.isfinite(after) or after > WORSE * before:
+        if not math.isfinite(after) or after > max(WORSE * before, before + MARGIN):
             learning_rate = self.settings.training.learning_rate
             if self.folder.started:
                 self.restore(self.store.find())
             raise ConfigError(
                 f"the fit of edit batch {self.n_batches} diverged, its loss went from {before:.3g} to {after:.3g}; it "
-                f"is taken back, the batches before it are kept; lower training.learning_rate, found {learning_rate}"
+                f"is taken back, the batches before it are kept; lower training.learning_rate, found {learning_rate}, "
+                f"and give another --run_dir"
             )
 
     def _measure_retention(self) -> tuple[int, float]:
         done = len(self.editor.edits)
         _, hits = self.editor.check(range(done))
-        return done, sum(hits) / done
+        share = sum(hits) / done
+        if self.editor.plots:
+            self.editor.plots.log_retention(self.editor.trainer, done, share)
+        return done, share
 
     def _remake(
         self, first: int, undone: Sequence[str] = (), redone: Sequence[str] = (), progress: Progress | None = None
@@ -216,7 +234,7 @@ class Session:
         except BaseException:
             self.restore(self.store.find())
             raise
-        with self._guarded():
+        with self.folder.guarded():
             self.folder.retract_figures()
             self.ledger.rewrite(start.n_batches, undone, redone, made)
             self.store.publish(self.store.find())
@@ -237,14 +255,6 @@ class Session:
             if progress:
                 progress(done, len(rows))
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Say of a folder that cannot be written that it is so."""
-        try:
-            yield
-        except (OSError, SafetensorError, sqlite3.OperationalError) as error:
-            raise self.folder.refuse(error) from error
-
 
 def open_adapter(base: Base, path: Path, is_trainable: bool = False) -> PeftModel:
     """Put a saved adapter on its base model.
@@ -257,7 +267,8 @@ def open_adapter(base: Base, path: Path, is_trainable: bool = False) -> PeftMode
     except CaseError:
         raise
     except Exception as error:  # a broken file: PEFT and safetensors raise almost any type for one
-        raise RunError(f"{path} cannot be read ({error}); restore it from a copy") from error
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path} cannot be read ({reason}); restore it from a copy") from error
 
 
 def _find_replaced(batch: Sequence[Edit], latest: Sequence[Edit]) -> dict[str, str]:

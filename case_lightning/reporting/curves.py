@@ -26,6 +26,14 @@ _COSTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("generate_overhead", "Generation, unedited to edited speed", write_ratio),
 )
 
+_PARTS = {
+    "subspaces": "Subspaces",
+    "keys": "Router keys",
+    "memory": "Activation memory",
+    "other": "Other tensors",
+    "header": "Names and shapes",
+}
+
 
 def retention_section(runs: Sequence[Run]) -> Markup:
     """Draw the reliability on all edits so far, over the edits; the runs of one protocol in one chart."""
@@ -66,6 +74,7 @@ def cost_section(runs: Sequence[Run]) -> Markup:
         "Seconds an edit as the stream goes on, each point the median of its neighbours, and what the whole run took.",
         draw_line_chart(chart) or note("There is no ledger with the time of each edit."),
         _tabulate_costs(runs),
+        _tabulate_parts(runs),
     )
 
 
@@ -102,6 +111,15 @@ def _tabulate_costs(runs: Sequence[Run]) -> Markup:
     if not rows:
         return note("The costs of the run were not measured.")
     return data_table("What it took", ["", *(run.name for run in runs)], rows)
+
+
+def _tabulate_parts(runs: Sequence[Run]) -> Markup | None:
+    parts = dict.fromkeys(name for run in runs for name in run.metrics.adapter_parts)
+    rows = [
+        [_PARTS.get(name, name), *(write_bytes(run.metrics.adapter_parts.get(name)) for run in runs)] for name in parts
+    ]
+    rows = [row for row in rows if any(cell != ABSENT for cell in row[1:])]
+    return data_table("What the adapter file holds", ["", *(run.name for run in runs)], rows) if rows else None
 
 
 def _divide_bytes(run: Run) -> float | None:

@@ -40,6 +40,7 @@ class Metrics:
         immediate: Scores of each edit right after its own batch.
         final: Scores of all edits on the last model.
         retention: After how many edits, which reliability on all edits so far.
+        adapter_parts: Bytes of each part of the adapter file.
         cost: What the run took and what it leaves behind, in seconds, bytes and counts.
     """
 
@@ -49,6 +50,7 @@ class Metrics:
     final: dict[str, float | None]
     retention: list[tuple[float, float]]
     cost: dict[str, float | None]
+    adapter_parts: dict[str, float | None]
 
 
 def parse_metrics(values: Mapping[str, object], place: str) -> Metrics:
@@ -77,6 +79,7 @@ def parse_metrics(values: Mapping[str, object], place: str) -> Metrics:
         final=_take_numbers(values, "final", place),
         retention=_take_retention(values, place),
         cost=_take_numbers(values, "cost", place),
+        adapter_parts=_take_numbers(values, "adapter_parts", place),
     )
 
 

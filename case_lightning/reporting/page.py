@@ -14,6 +14,7 @@ from case_lightning.reporting.examples import examples_section
 from case_lightning.reporting.headline import headline_section, scores_section
 from case_lightning.reporting.markup import Markup, element
 from case_lightning.reporting.run import Run, read_run
+from case_lightning.reporting.sensitivity import sensitivity_section
 from case_lightning.reporting.settings import describe_run, settings_section
 
 # The browser itself is told to load nothing, whatever a run's texts may hold.
@@ -25,6 +26,7 @@ _SECTIONS = (
     allocation_section,
     conflict_section,
     growth_section,
+    sensitivity_section,
     cost_section,
     examples_section,
     scores_section,

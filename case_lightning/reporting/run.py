@@ -7,6 +7,7 @@ from pathlib import Path
 from case_lightning.errors import RunError
 from case_lightning.reporting.answers import Answers, parse_answers
 from case_lightning.reporting.ledger import LedgerEdit, read_ledger
+from case_lightning.reporting.masks import LedgerMask, read_masks
 from case_lightning.reporting.metrics import Metrics, parse_metrics
 
 
@@ -19,6 +20,7 @@ class Run:
         folder: The folder.
         metrics: The figures.
         edits: The edits in the order in which they were written; none without a ledger.
+        masks: Which neurons were tuned; none without a ledger that holds them.
         answers: What the model said before and after, for some edits; none without `examples.json`.
         config: The text of `config.yaml`.
     """
@@ -27,6 +29,7 @@ class Run:
     folder: Path
     metrics: Metrics
     edits: list[LedgerEdit]
+    masks: list[LedgerMask]
     answers: list[Answers]
     config: str | None
 
@@ -51,6 +54,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         metrics=parse_metrics(values, str(metrics)),
         edits=read_ledger(ledger) if ledger.exists() else [],
+        masks=read_masks(ledger) if ledger.exists() else [],
         answers=parse_answers(_read_json(examples), str(examples)),
         config=_read_text(folder / "config.yaml"),
     )

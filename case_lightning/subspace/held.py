@@ -101,6 +101,19 @@ def read_text(tokens: Tensor, mask: object, past: int = 0) -> Tensor:
     return tokens if used is None else tokens.masked_fill(~used.to(tokens.device), NO_TOKEN)
 
 
+def drop_padding(text: Tensor, pad: int | None) -> Tensor:
+    """Text that came without a mask, `NO_TOKEN` where a row ends in padding, `(batch, seq)`.
+
+    As padding count the model's pad token and token 0, with which evaluation harnesses fill rows up.
+
+    Args:
+        text: `(batch, seq)`.
+        pad: Id of the pad token, if there is one.
+    """
+    is_pad = (text == 0) | (text == (0 if pad is None else pad))
+    return text.masked_fill(is_pad.flip(1).cumprod(1).flip(1).bool(), NO_TOKEN)
+
+
 def _find_mask(mask: object, past: int, new: int) -> Tensor | None:
     """Which of the new tokens are no padding, boolean `(batch, new)`."""
     if isinstance(mask, dict):  # one for each kind of attention; the padding is the same

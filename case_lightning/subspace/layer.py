@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from typing_extensions import override
 
+from case_lightning.errors import ConfigError
 from case_lightning.subspace.config import CaseConfig
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.memory import MemoryStore
@@ -39,6 +40,29 @@ class CaseAdapter(nn.Module):
         config.n_key_tokens = len(self.keys.tokens)
         config.n_calibration = len(self.keys.calibration)
         config.n_memories = len(self.memory)
+
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        own = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+        if own:  # else another adapter is read
+            self._check(own)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check(self, state: dict[str, Tensor]) -> None:
+        """Refuse a file that lacks something, or whose parts do not belong together."""
+        if absent := sorted(self.state_dict().keys() - state.keys()):
+            raise ConfigError(f"{absent[0]} is not in the adapter's file; restore the file from a copy")
+        for name, value in state.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise ConfigError(f"{name}: expected finite numbers, found others; restore the file from a copy")
+        lengths, subspaces = (state[f"keys.{name}"].long() for name in ("lengths", "subspaces"))
+        if lengths.sum() != len(state["keys.tokens"]) or (lengths < 1).any():
+            raise ConfigError("keys.lengths: expected those of the router keys; restore the file from a copy")
+        if ((subspaces < 0) | (subspaces >= len(self.subspaces))).any():
+            raise ConfigError(
+                f"keys.subspaces: expected 0 to {len(self.subspaces) - 1}, found {subspaces.max()}; restore the file "
+                f"from a copy"
+            )
 
 
 class CaseLayer(nn.Module, BaseTunerLayer):

@@ -13,7 +13,7 @@ from typing_extensions import override
 from case_lightning.base import find_architecture, fingerprint
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.subspace.config import CaseConfig
-from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, read_text, repeat_rows
+from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, drop_padding, read_text, repeat_rows
 from case_lightning.subspace.keys import encode_tokens
 from case_lightning.subspace.layer import CaseLayer
 from case_lightning.subspace.router import Router, TokenSpace
@@ -174,7 +174,10 @@ class CaseModel(BaseTuner):
         held = getattr(cache, HELD, Held()) if past else Held()
         text = held.text
         if tokens is not None:
-            text = held.extend(past, read_text(tokens, inputs.get("attention_mask"), past))
+            mask = inputs.get("attention_mask")
+            text = held.extend(past, read_text(tokens, mask, past))
+            if past == 0 and mask is None:
+                text = drop_padding(text, getattr(model.config, "pad_token_id", None))
         continues = past > 0 and (tokens is None or tokens.shape[1] == 1)
         layer = self.case_layer
         layer.routes = None

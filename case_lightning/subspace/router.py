@@ -8,13 +8,14 @@ query Q is
     found(k, Q) = max_{q∈Q} cos(k, q)₊ .
 
 In scope: the mean of `found` over the subject's tokens reaches the subject threshold, no single one of them falls below
-`WEAKEST` (another year or another first name is another subject), and the mean over the rest of the prompt, weighted by
+`WEAKEST` (another year or another first name is another subject), all within one stretch of the query (a long text has
+every word somewhere), and the mean over the rest of the prompt, weighted by
 `w_k = ‖k‖²` and sought in what the query says beside the subject, reaches the relation threshold. The squared whitened
 length is large for rare tokens and small for common ones, so it weighs content above function words as an inverse
 document frequency does. Of several edits in scope, the one that covers the query best, and that the query covers best,
 answers; of equal ones the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone
-has to be named in one place of the query. Where an edit names no subject, its whole prompt, weighted, has to reach the
-mean of the two thresholds.
+has to be named in hardly more tokens than it has. Where an edit names no subject, its whole prompt, weighted, has to
+reach the mean of the two thresholds.
 
 Nothing but token ids is stored: statistics come from a fixed text, embeddings from the base model. Because coverage
 looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not matter, and
@@ -32,11 +33,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.subspaces import UNEDITED
 
 WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
 SLACK = 2  # tokens that may stand between those of a subject, where there is nothing else to go by
+SPREAD = 16  # and where there is: as many as a question in another order has
 ROUNDING = 1e-5  # by which a token's cosine with itself may fall short of 1
 RIDGE = 0.1  # of the mean variance: keeps directions that the calibration text hardly shows from being blown up
 
@@ -147,9 +150,10 @@ class Router:
         own = slice(self._ends[key] - self._lengths[key], self._ends[key])
         places, weights, in_subject = self._slots[own], self._weights[own], self._in_subject[own]
         found = similarity[places]  # (key tokens, unique query tokens)
-        if in_subject.all() and not self._stands_together(found[:, query_places]):
-            return None
         if in_subject.any():  # what is asked is what key and query say beside the subject
+            slack = SLACK if in_subject.all() else SPREAD
+            if not self._stands_together(found[in_subject][:, query_places], slack):
+                return None
             vectors = self._vectors[places]
             beside_in_key = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) < WEAKEST - ROUNDING
             beside_in_query = found[in_subject].amax(0) < WEAKEST
@@ -158,9 +162,9 @@ class Router:
                 return None
         return _average(found.amax(1), weights) + _average(found.amax(0), query_weights)
 
-    def _stands_together(self, found: Tensor) -> bool:
-        """Whether some stretch of a query, hardly longer than a subject, names it; `found` is `(subject, query)`."""
-        stretches = found.unfold(1, min(len(found) + SLACK, found.shape[1]), 1).amax(-1)  # (subject, stretches)
+    def _stands_together(self, found: Tensor, slack: int) -> bool:
+        """Whether some stretch of a query, so much longer than a subject, names it; `found` is `(subject, query)`."""
+        stretches = found.unfold(1, min(len(found) + slack, found.shape[1]), 1).amax(-1)  # (subject, stretches)
         named = (stretches.mean(0) >= self.thresholds[0] - ROUNDING) & (stretches.amin(0) >= WEAKEST)
         return bool(named.any())
 
@@ -184,6 +188,11 @@ class Router:
         lengths = self.keys.lengths.to(device).long()
         self._lengths, self._ends = lengths.tolist(), lengths.cumsum(0).tolist()
         unique, self._slots = _unique(self.keys.tokens.to(device))
+        if len(unique) and not 0 <= int(unique[0]) <= int(unique[-1]) < len(self.space.embedding):
+            raise ConfigError(
+                f"keys.tokens: expected tokens of the base model's {len(self.space.embedding)}, found {unique[-1]}; "
+                f"restore the file from a copy"
+            )
         self._vectors, weights = self.space(unique)
         self._weights = weights[self._slots]
         self._segments = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)

@@ -11,21 +11,32 @@ from torch.nn.utils.rnn import pad_sequence
 from case_lightning.base import Base
 from case_lightning.baselines import (
     MEMIT,
+    AlphaEdit,
+    AlphaEditSettings,
     Case,
     CaseSettings,
     EditingMethod,
     FineTuning,
     FineTuningSettings,
+    Grace,
+    GraceSettings,
     Lora,
     LoraSettings,
     MEMITSettings,
+    Memoir,
+    MemoirSettings,
     Side,
+    UltraEdit,
+    UltraEditSettings,
+    Wise,
+    WiseSettings,
 )
 from case_lightning.config import ConsolidationSettings, SubspaceSettings, TrainingSettings
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import Encoded, encode, encode_prompt
 
 CASES: dict[str, tuple[type[Any], Any]] = {
+    "alphaedit": (AlphaEdit, AlphaEditSettings(layers=(0,), n_prefixes=2, threshold=0.5, ridge=0.1)),
     "case": (
         Case,
         CaseSettings(
@@ -36,9 +47,17 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     ),
     "ft": (FineTuning, FineTuningSettings(steps=10, learning_rate=0.01)),
     "ft, last token": (FineTuning, FineTuningSettings(steps=10, learning_rate=0.01, objective="last_token")),
+    "grace": (Grace, GraceSettings(steps=10, learning_rate=0.5)),
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
     "lora, upper layers": (Lora, LoraSettings(first_layer=1, steps=10, learning_rate=0.02, target_modules=("o_proj",))),
+    "memoir": (Memoir, MemoirSettings(steps=20, learning_rate=1.0)),
+    "wise": (Wise, WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0)),
+    "wise, merged": (
+        Wise,
+        WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0, shard_edits=1, merged_shards=2),
+    ),
     "memit": (MEMIT, MEMITSettings(layers=(0,), n_prefixes=2, covariance_weight=1.0)),
+    "ultraedit": (UltraEdit, UltraEditSettings(learning_rate=0.03)),
 }
 
 

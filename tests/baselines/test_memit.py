@@ -11,10 +11,10 @@ from case_lightning.base import Base
 from case_lightning.base.suffix import PIECE, read_projection
 from case_lightning.baselines import MEMIT, MEMITSettings
 from case_lightning.baselines.fact_lookup import look_up
-from case_lightning.baselines.key_statistics import add_ridge, read_text, second_moment
+from case_lightning.baselines.key_statistics import add_ridge, read_text, second_moments
 from case_lightning.baselines.locate_then_edit import choose_layers, mean_key
 from case_lightning.baselines.memit import least_squares_update
-from case_lightning.baselines.target_values import kl_divergence, shorten
+from case_lightning.baselines.target_values import SearchSettings, ValueSearch, kl_divergence, shorten
 from case_lightning.data import Edit
 from case_lightning.errors import ConfigError
 from tests.editing.tiny_run import make_edits
@@ -62,19 +62,28 @@ def test_a_ridge_adds_the_same_to_every_direction() -> None:
     torch.testing.assert_close(shift, torch.full((D_IN,), 0.1 * float(moment.trace()) / D_IN, dtype=torch.float64))
 
 
-def test_the_moment_is_the_mean_over_all_keys(base: Base) -> None:
-    projection = base.model.get_submodule(base.architecture.down_projections[0])
-    tokens = read_text(base.tokenizer)[: 3 * PIECE]
-    keys = read_projection(base.model, projection, tokens)[0].double()
-    moment = second_moment(base.model, projection, tokens)
-    assert len(keys) > base.architecture.d_in
-    torch.testing.assert_close(moment, sum(torch.outer(key, key) for key in keys) / len(keys))
+def test_each_moment_is_the_mean_over_all_keys(base: Base) -> None:
+    projections = [base.model.get_submodule(name) for name in base.architecture.down_projections[:2]]
+    tokens = read_text(base.tokenizer)[: 19 * PIECE + 5]
+    moments = second_moments(base.model, projections, tokens)
+    for projection, moment in zip(projections, moments, strict=True):
+        keys = read_projection(base.model, projection, tokens)[0].double()
+        assert len(keys) == 19 * (PIECE - 1)
+        torch.testing.assert_close(moment, keys.T @ keys / len(keys), rtol=1e-5, atol=1e-6)
 
 
 def test_the_plain_prompt_weighs_as_much_as_all_prefixed_ones() -> None:
     keys = draw(4, 2, D_IN)
     torch.testing.assert_close(mean_key(keys), 0.5 * keys[0] + (keys[1] + keys[2] + keys[3]) / 6)
     assert torch.equal(mean_key(keys[:1]), keys[0])
+
+
+def test_values_do_not_depend_on_how_many_texts_run_together(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("case_lightning.baselines.target_values.choose_dtype", lambda _, model: model.dtype)
+    search = ValueSearch(base, 0, ["", "The game was. "], SearchSettings(steps=3))
+    together = search(make_edits(3))
+    monkeypatch.setattr("case_lightning.baselines.target_values.ROWS_AT_ONCE", 1)
+    torch.testing.assert_close(search(make_edits(3)), together, rtol=1e-3, atol=1e-4)
 
 
 def test_vectors_are_shortened_to_their_bound() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from case_lightning.callbacks import ActivationMemory, ConflictAllocation, SensitiveNeuronMask
+from case_lightning.callbacks import ActivationMemory, ConflictAllocation, MethodPlots, SensitiveNeuronMask
 from case_lightning.method.sensitivity import keep_most_sensitive
 from tests.callbacks.tiny_modules import D_IN, Adapted, copy_parameters, draw_batch, fit, fit_again, moved
 
@@ -34,3 +34,22 @@ def test_two_fits_with_all_three(order: tuple[int, ...]) -> None:
     assert [one.decision for one in allocation.allocations].count("opened") == 0
     assert module.counts == [10]
     assert allocation.count == 10
+
+
+def test_what_they_did_is_gathered_over_fits() -> None:
+    allocation = ConflictAllocation(max_subspaces=3)
+    mask = SensitiveNeuronMask({"subspaces.0.down": 1}, rule=partial(keep_most_sensitive, count=2))
+    plots = MethodPlots()
+    module = Adapted(draw_batch(0))
+    trainer = fit(module, [module.coming] * 3, allocation, mask, plots)
+    made = list(allocation.allocations)
+    module.coming = draw_batch(1)
+    fit_again(trainer, module, [module.coming] * 3)
+    made += allocation.allocations
+    assert plots.n_examples == len(made) == 10
+    used = [len({one.subspace for one in made[:end]}) for end in range(1, len(made) + 1)]
+    assert plots.growth.compute().tolist() == [[end, count] for end, count in enumerate(used, 1)]
+    scores = [one.scores for one in made if one.scores]
+    found = [[score for score in row if score == score] for row in plots.conflict.compute().tolist()]
+    assert [score for row in found for score in row] == pytest.approx([score for row in scores for score in row])
+    assert plots.sensitivity.compute().sum(0).tolist() == [2 * D_IN, 2 * 2]

@@ -1,6 +1,8 @@
 """An open run: cut off and resumed, gone on with, undone and redone. The same edits always leave the same bits."""
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.editing.store import is_kept
 from case_lightning.errors import ConfigError, RunError
+from case_lightning.reporting.masks import read_masks
 from tests.editing.tiny_run import load_tiny, make_edits, make_settings, read_ledger
 
 EDITS = make_edits(12)
@@ -47,6 +50,7 @@ def state_of(session: Session, ids: bool = True) -> dict[str, Any]:
         "training": (folder.snapshots / last.name / "training.safetensors").read_bytes(),
         "rows": [{key: value for key, value in row.items() if key not in dropped} for row in rows],
         "retention": session.ledger.retention()[-1:],
+        "masks": read_masks(folder.ledger),
     }
 
 
@@ -228,3 +232,21 @@ def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
     with first.locked(), pytest.raises(RunError, match="is being written by another process"), second.locked():
         pass
     assert not first.path.exists()  # nothing came of either
+
+
+def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run", conflict={"max_subspaces": 1}), EDITS[:8])
+    masks = read_masks(session.folder.ledger)
+    assert [(mask.batch, sum(mask.neurons)) for mask in masks] == [(0, 4), (1, 4)]
+    last = session.editor.masks[0]
+    (name,) = last.masks
+    found, kept = last.sensitivities[name], last.masks[name]
+    assert sum(masks[1].kept) == kept.sum()
+    assert masks[1].threshold == pytest.approx((found[kept].min() / found.mean()).item())
+    assert masks[1].share == pytest.approx((found[kept].sum() / found.sum()).item())
+    with closing(sqlite3.connect(session.folder.ledger)) as connection, connection:
+        connection.execute("DROP TABLE masks")  # as a run of before they were noted has it
+    resumed = open_session(tiny_model, tmp_path / "run", conflict={"max_subspaces": 1})
+    assert read_masks(session.folder.ledger) == []
+    resumed.edit(EDITS[8:], STREAM)
+    assert [mask.batch for mask in read_masks(session.folder.ledger)] == [2]

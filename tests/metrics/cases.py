@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from case_lightning.metrics import BitIdentity, Generalization, Locality, Reliability, Retention, TargetPerplexity
+from case_lightning.metrics import (
+    BitIdentity,
+    ConflictScores,
+    Generalization,
+    Locality,
+    Reliability,
+    Retention,
+    SensitivityDistribution,
+    SubspaceGrowth,
+    TargetPerplexity,
+)
 from case_lightning.metrics.edit_metric import EditMetric
 
 Batch = dict[str, Any]
@@ -84,6 +94,25 @@ def points(*pairs: tuple[int, float]) -> list[Batch]:
     return [{"n_edits": n_edits, "value": value} for n_edits, value in pairs]
 
 
+def scored_edits(*rows: tuple[int, list[float]]) -> list[Batch]:
+    return [{"edit": edit, "scores": scores} for edit, scores in rows]
+
+
+def placed_edits(*pairs: tuple[int, int]) -> list[Batch]:
+    return [{"edit": edit, "subspace": subspace} for edit, subspace in pairs]
+
+
+def masks(seed: int, *sizes: int) -> list[Batch]:
+    """Sensitivities over many orders of magnitude, the first one 0, and half of the neurons kept."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for size in sizes:
+        sensitivity = torch.exp(3 * torch.randn(size, generator=generator))
+        sensitivity[0] = 0
+        batches.append({"sensitivity": sensitivity, "mask": torch.rand(size, generator=generator) < 0.5})
+    return batches
+
+
 RAGGED = ((5, 7), (1, 4), (0, 4), (6, 9), (3, 2))
 IDS = torch.ones(2, 2, dtype=torch.long)
 UNLABELLED = ids([[1, 2], [3, 4]], [[-100, -100], [-100, -100]])
@@ -129,4 +158,11 @@ CASES = [
     Case("retention-unsorted", Retention, points((30, 0.5), (10, 1.0), (0, 0.0), (20, 0.25)), "retention"),
     Case("retention-repeated", Retention, points((10, 0.3), (10, 0.3), (10, 0.3), (20, 0.5), (20, 0.7)), "retention"),
     Case("retention-one-point", Retention, points((1000, 0.98)), "retention"),
+    Case("conflict", ConflictScores, scored_edits((1, [0.5]), (2, [-0.5, 1.0]), (4, [0.1, 0.2, 0.3])), "conflict"),
+    Case(
+        "conflict-repeated", ConflictScores, scored_edits((3, [0.5, 0.1]), (1, [0.2]), (3, [0.7]), (2, [1])), "conflict"
+    ),
+    Case("growth", SubspaceGrowth, placed_edits((1, 0), (2, 1), (3, 0), (4, 5)), "growth"),
+    Case("growth-unsorted", SubspaceGrowth, placed_edits((9, 2), (4, 1), (4, 1), (7, 1)), "growth"),
+    Case("sensitivity", SensitivityDistribution, masks(15, 40, 7, 300), "sensitivity"),
 ]

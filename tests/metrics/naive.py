@@ -90,3 +90,31 @@ def retention(batches: list[Batch]) -> list[list[float]]:
         return mean([float(batch["value"]) for batch in batches if batch["n_edits"] == n_edits])
 
     return [[n_edits, mean_at(n_edits)] for n_edits in sorted({batch["n_edits"] for batch in batches})]
+
+
+def conflict(batches: list[Batch]) -> list[list[float]]:
+    width = max(len(batch["scores"]) for batch in batches)
+
+    def mean_at(edit: int, subspace: int) -> float:
+        rows = [batch["scores"] for batch in batches if batch["edit"] == edit]
+        return mean([row[subspace] for row in rows if subspace < len(row)])
+
+    edits = sorted({batch["edit"] for batch in batches if batch["scores"]})
+    return [[mean_at(edit, subspace) for subspace in range(width)] for edit in edits]
+
+
+def growth(batches: list[Batch]) -> list[list[float]]:
+    edits = sorted({batch["edit"] for batch in batches})
+    return [[edit, len({batch["subspace"] for batch in batches if batch["edit"] <= edit})] for edit in edits]
+
+
+def sensitivity(batches: list[Batch]) -> list[list[float]]:
+    counts = [[0.0, 0.0] for _ in range(24)]
+    for batch in batches:
+        values = batch["sensitivity"].tolist()
+        for value, kept in zip(values, batch["mask"].tolist(), strict=True):
+            power = math.log10(value / mean(values)) if value else -math.inf
+            place = next((step for step in range(23) if power < -4 + (step + 1) / 4), 23)
+            counts[place][0] += 1
+            counts[place][1] += kept
+    return counts

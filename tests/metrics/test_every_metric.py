@@ -14,7 +14,16 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 import case_lightning.metrics
-from case_lightning.metrics import BitIdentity, Generalization, Locality, Reliability, TargetPerplexity
+from case_lightning.metrics import (
+    BitIdentity,
+    ConflictScores,
+    Generalization,
+    Locality,
+    Reliability,
+    SensitivityDistribution,
+    SubspaceGrowth,
+    TargetPerplexity,
+)
 from case_lightning.metrics.edit_metric import EditMetric
 from tests.metrics import naive
 from tests.metrics.cases import CASES, Case
@@ -23,12 +32,14 @@ by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 one_of_each = pytest.mark.parametrize(
     "case", {case.build: case for case in reversed(CASES)}.values(), ids=lambda case: case.name
 )
+EMPTY = {"retention": (0, 2), "conflict": (0, 0), "growth": (0, 2)}
 MODULES = [module.name for module in pkgutil.iter_modules(case_lightning.metrics.__path__)]
 
 
 def check_value(value: torch.Tensor, case: Case) -> None:
     assert value.dtype == (torch.float64 if "perplexity" in case.reference else torch.float32)
     expected = torch.tensor(getattr(naive, case.reference)(case.batches), dtype=value.dtype)
+    expected = expected.squeeze() if expected.numel() == 1 else expected  # as torchmetrics does
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
@@ -85,8 +96,10 @@ def test_reset_forgets_what_was_seen_even_under_inference_mode(case: Case) -> No
 def test_without_data_the_value_is_nan_or_an_empty_curve(case: Case) -> None:
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         value = case.build().compute()
-    if case.reference == "retention":
-        assert value.shape == (0, 2)
+    if case.reference in EMPTY:
+        assert value.shape == EMPTY[case.reference]
+    elif case.reference == "sensitivity":
+        assert not value.any()
     else:
         assert value.isnan()
 
@@ -129,9 +142,41 @@ def test_plots_its_value(case: Case) -> None:
     figure, axis = metric.plot()
     assert figure is not None
     lower, upper = axis.get_ylim()
-    assert lower < metric.plot_lower_bound
+    assert metric.plot_lower_bound is None or lower < metric.plot_lower_bound
     assert metric.plot_upper_bound is None or upper > metric.plot_upper_bound
     assert metric.plot(metric.compute(), ax=axis)[1] is axis
+
+
+@pytest.mark.usefixtures("_no_window")
+def test_plots_show_what_was_computed() -> None:
+    scores = ConflictScores()
+    scores.update(1, [0.5])
+    _, axis = scores.plot()
+    assert axis.images[0].get_array().tolist() == [[0.5]]
+    scores.update(2, [-1.0, 0.25])
+    _, axis = scores.plot()
+    assert axis.images[0].get_array().filled(9).tolist() == [[0.5, -1.0], [9, 0.25]]
+    distribution = SensitivityDistribution()
+    distribution.update(torch.tensor([4.0, 1.0, 1.0, 0.0]), torch.tensor([True, False, False, False]))
+    _, axis = distribution.plot()
+    tuned, every = (patch.get_data().values for patch in axis.patches)
+    assert (tuned.sum(), every.sum()) == (1, 4)
+    assert axis.lines[0].get_xdata()[0] == pytest.approx(4 / 1.5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "message"),
+    [
+        (ConflictScores, (-1, [0.5]), "`edit` is -1; expected the edit's place in the stream"),
+        (ConflictScores, (1, [0.5, 2.0]), "expected cosines from -1 to 1"),
+        (SubspaceGrowth, (1, -1), "`edit` and `subspace` are 1 and -1; expected 0 or more"),
+    ],
+)
+def test_what_a_run_cannot_have_done_is_refused(
+    metric: type[EditMetric], values: tuple[object, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric().update(*values)
 
 
 @pytest.mark.usefixtures("_no_window")
@@ -141,9 +186,12 @@ def test_plots_a_series_of_values() -> None:
     assert axis.get_ylabel() == "Reliability"
 
 
-def test_only_a_lower_perplexity_is_better() -> None:
-    assert {case.build().higher_is_better for case in CASES if "perplexity" not in case.name} == {True}
+def test_which_direction_is_better() -> None:
+    others = ("perplexity", "growth", "sensitivity")
+    assert {case.build().higher_is_better for case in CASES if not case.name.startswith(others)} == {True}
     assert TargetPerplexity.higher_is_better is False
+    assert SubspaceGrowth.higher_is_better is False
+    assert SensitivityDistribution.higher_is_better is None
     assert not any(case.build().full_state_update for case in CASES)
 
 
@@ -183,4 +231,4 @@ def test_the_examples_in_docstrings_hold(name: str) -> None:
     module = importlib.import_module(f"case_lightning.metrics.{name}")
     result = doctest.testmod(module)
     assert result.failed == 0
-    assert result.attempted or name in ("edit_metric", "rows")
+    assert result.attempted or name in ("axes", "edit_metric", "rows")

@@ -12,6 +12,8 @@ import yaml
 _LEDGER = """CREATE TABLE edits (id TEXT PRIMARY KEY, position INTEGER, batch INTEGER, prompt TEXT, target TEXT,
 subject TEXT, record TEXT, subspace INTEGER, conflict_score REAL, scores TEXT, decision TEXT, loss REAL, seconds REAL,
 created_at TEXT, superseded_by TEXT, undone_at TEXT)"""
+_MASKS = """CREATE TABLE masks (batch INTEGER, parameter TEXT, neurons TEXT, kept TEXT, threshold REAL, share REAL,
+PRIMARY KEY (batch, parameter))"""
 _MOST_SUBSPACES = 8
 _FACTS = (
     ("Which river flows past {}?", "Danube", "The river that flows past {} is the Thames."),
@@ -30,6 +32,7 @@ def write_run(folder: Path, n_edits: int = 120, *, protocol: str = "wise", skill
     config = {"base": {"name": "SmolLM2-135M-Instruct", "layers": [24]}, "fit": {"steps": 20, "learning_rate": 5e-3}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     write_ledger(folder, build_edits(n_edits))
+    write_masks(folder, build_masks(n_edits // 10))
     write_examples(folder, build_examples(n_edits))
     return folder
 
@@ -46,6 +49,25 @@ def write_ledger(folder: Path, edits: list[dict[str, Any]]) -> None:
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.execute(_LEDGER)
         connection.executemany(f"INSERT INTO edits ({', '.join(edits[0])}) VALUES ({_slots(edits[0])})", edits)  # noqa: S608
+
+
+def write_masks(folder: Path, masks: list[dict[str, Any]]) -> None:
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
+        connection.execute(_MASKS)
+        connection.executemany(f"INSERT INTO masks ({', '.join(masks[0])}) VALUES ({_slots(masks[0])})", masks)  # noqa: S608
+
+
+def build_masks(n_batches: int) -> list[dict[str, Any]]:
+    """Masks of 1024 neurons or so, sensitivities about log-normal, those of a bin kept as a whole."""
+    masks = []
+    for batch in range(n_batches):
+        middle, first = 15 + math.sin(batch), 11 + batch % 3
+        neurons = [round(205 * math.exp(-((index - middle) ** 2) / 8)) for index in range(24)]
+        kept = [count if index >= first else 0 for index, count in enumerate(neurons)]
+        counts = {"neurons": json.dumps(neurons), "kept": json.dumps(kept)}
+        threshold = 10 ** (first / 4 - 4)
+        masks.append({"batch": batch, "parameter": "active.0.up", **counts, "threshold": threshold, "share": 0.96})
+    return masks
 
 
 def build_metrics(n_edits: int, *, protocol: str = "wise", skill: float = 1.0) -> dict[str, Any]:
@@ -76,6 +98,7 @@ def build_metrics(n_edits: int, *, protocol: str = "wise", skill: float = 1.0) -
             "subspaces": _MOST_SUBSPACES,
             "generate_overhead": 1.043,
         },
+        "adapter_parts": {"subspaces": 598_016, "keys": 281_344, "memory": 98_560, "header": 4_096},
         "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu"},
     }
 

@@ -3,15 +3,18 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
 from case_lightning.errors import RunError
 from case_lightning.report import write_report
+from case_lightning.reporting.wording import write_number
 from tests.reporting.fake_run import (
     build_edits,
     build_examples,
+    build_masks,
     build_metrics,
     write_examples,
     write_ledger,
@@ -26,6 +29,7 @@ _SECTIONS = [
     "allocation",
     "conflict",
     "growth",
+    "sensitivity",
     "cost",
     "examples",
     "scores",
@@ -97,6 +101,9 @@ def test_page_of_one_run_says_what_the_run_holds(run: Path) -> None:
         "before 0.171",
         "before 1,285",
         "982 kB",
+        "What the adapter file holds",
+        "Router keys",
+        "281 kB",
         "8.18 kB",
         "1.87 GB",
         "1.04 times",
@@ -221,6 +228,18 @@ def test_same_runs_give_the_same_page(run: Path) -> None:
 
 def test_page_of_a_long_run_stays_small(tmp_path: Path) -> None:
     assert len(_write_page(write_run(tmp_path / "run", 3000))) < 200_000
+
+
+@pytest.mark.parametrize("n_masks", [1, 2])
+def test_masks_are_drawn_with_their_threshold(run: Path, n_masks: int) -> None:
+    with closing(sqlite3.connect(run / "ledger.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM masks WHERE batch >= ?", (n_masks,))
+    masks = build_masks(n_masks)
+    tuned, neurons = ([sum(json.loads(mask[name])) for mask in masks] for name in ("kept", "neurons"))
+    (text,) = [text for text in ParsedPage(_write_page(run)).texts["figcaption"] if "tuned are" in text]
+    assert f"tuned are {write_number(median(map(float, tuned)))} of {write_number(median(map(float, neurons)))}" in text
+    assert f"threshold {write_number(median(mask['threshold'] for mask in masks))}, from" in text
+    assert "carry 0.960 of the sensitivity" in text
 
 
 def test_no_run_at_all(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from case_lightning.errors import CaseError, RunError
 from case_lightning.reporting import read_run
-from tests.reporting.fake_run import build_edits, build_metrics, write_run
+from tests.reporting.fake_run import build_edits, build_masks, build_metrics, write_run
 
 
 def _change_ledger(run: Path, statement: str) -> None:
@@ -95,3 +95,27 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match=message):
             read_run(tmp_path / name)
+
+
+def test_masks_are_read_and_a_ledger_from_before_them_has_none(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 40)
+    masks = read_run(folder).masks
+    assert [mask.batch for mask in masks] == [0, 1, 2, 3]
+    assert [mask.neurons for mask in masks] == [json.loads(mask["neurons"]) for mask in build_masks(4)]
+    _change_ledger(folder, "DROP TABLE masks")
+    assert read_run(folder).masks == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ("[1", r"mask of batch 2: expected a JSON list of counts, found '\[1'"),
+        ("[-1]", r"mask of batch 2: expected a JSON list of counts, found '\[-1\]'"),
+        ("[1]", r"masks: expected counts of one length, found lengths \[1, 24\]"),
+    ],
+)
+def test_masks_that_are_no_counts(tmp_path: Path, kept: str, message: str) -> None:
+    folder = write_run(tmp_path / "run", 40)
+    _change_ledger(folder, f"UPDATE masks SET kept = '{kept}' WHERE batch = 2")  # noqa: S608
+    with pytest.raises(RunError, match=message):
+        read_run(folder)

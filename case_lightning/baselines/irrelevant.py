@@ -1,0 +1,26 @@
+"""Prompts that have nothing to do with any edit, for methods that learn to leave such prompts alone.
+
+The papers draw them from a data set of questions. Here they are lines of the calibration text that the package carries,
+so that no method sees what it is scored on.
+"""
+
+from importlib.resources import files
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from case_lightning.editing.encoding import encode_prompt
+
+
+def draw_irrelevant(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[Tensor]:
+    """Token ids of some irrelevant prompts, `(length,)` each.
+
+    Args:
+        tokenizer: The base model's.
+        count: How many; of a text with fewer lines, all.
+        seed: Of the choice.
+    """
+    lines = (files("case_lightning.subspace") / "calibration.txt").read_text(encoding="utf-8").splitlines()
+    order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))[:count]
+    return [encode_prompt(tokenizer, lines[index]) for index in order.tolist()]

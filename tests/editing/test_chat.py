@@ -1,0 +1,54 @@
+"""Edits that are fitted in the tokenizer's chat template, too."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from case_lightning.base import Base
+from case_lightning.editing.editor import Editor, put_adapter
+from case_lightning.editing.encoding import encode, encode_chat
+from case_lightning.errors import ConfigError
+from tests.editing.tiny_run import build_tokenizer, load_tiny, make_edits, make_settings
+
+TEMPLATE = "{% for turn in messages %}<s> {{ turn.content }} {% endfor %}{% if add_generation_prompt %}</s> {% endif %}"
+EDIT = make_edits(2)[1]
+
+
+def load(model: Path, template: str | None) -> Base:
+    base = load_tiny(model)
+    base.tokenizer.chat_template = template
+    return base
+
+
+def build(base: Base, **training: object) -> Editor:
+    settings = make_settings("", training=training)
+    return Editor(base, put_adapter(base, settings), settings)
+
+
+@pytest.mark.parametrize(("end", "tail"), [(False, []), (True, ["</s>"])])
+def test_a_turn_brings_the_templates_special_tokens_and_no_others(end: bool, tail: list[str]) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    encoded = encode_chat(tokenizer, EDIT.prompt, EDIT.target, end)
+    expected = ["<s>", *EDIT.prompt.split(), "</s>"]
+    assert tokenizer.convert_ids_to_tokens(encoded.prompt.tolist()) == expected
+    assert tokenizer.convert_ids_to_tokens(encoded.labels.tolist()) == [*EDIT.target.split(), *tail]
+
+
+@pytest.mark.parametrize("n_variants", [0, 3])
+def test_the_chat_wording_is_seen_as_often_as_all_other_variants(tiny_model: Path, n_variants: int) -> None:
+    base = load(tiny_model, TEMPLATE)
+    (prepared,) = build(base, chat=True, n_variants=n_variants)._prepare([EDIT])
+    chat = encode_chat(base.tokenizer, EDIT.prompt, EDIT.target, end=True)
+    assert torch.equal(prepared.text.encoded.tokens, encode(base.tokenizer, EDIT.prompt, EDIT.target, end=True).tokens)
+    are_chat = [torch.equal(variant.encoded.tokens, chat.tokens) for variant in prepared.variants]
+    assert are_chat.count(True) == max(are_chat.count(False), 1)
+    assert (False in are_chat) == (n_variants > 0)
+    (without,) = build(load(tiny_model, TEMPLATE), n_variants=n_variants)._prepare([EDIT])
+    assert len(without.variants) == are_chat.count(False)
+
+
+def test_a_tokenizer_without_a_template_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.chat: the tokenizer of .* has no chat template"):
+        build(load(tiny_model, None), chat=True)
