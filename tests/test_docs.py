@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from case_lightning.baselines import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = sorted(path.parent.name for path in (ROOT / "case_lightning").glob("*/__init__.py"))
 VERBS = sorted(
@@ -29,6 +31,11 @@ def test_every_package_has_a_reference_page(package):
 def test_every_command_is_on_its_page(verb):
     page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     assert f"## {verb}\n\n::: case_lightning.{verb}\n" in page
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_a_comparison_is_listed(method):
+    assert f"\n| `{method}` | " in (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
 
 
 def test_equations_become_mathml_of_what_was_escaped():

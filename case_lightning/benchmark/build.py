@@ -58,7 +58,8 @@ def _build_settings(name: str, found: Mapping[str, Any]) -> object:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"methods.{name}: unknown setting {key!r}; {hint}")
-    parser, place = SettingsParser(), f"methods.{name}"
+    own = name.replace("-", "_")  # as the parser writes it
+    parser, place = SettingsParser(), f"methods.{own}"
     parser.add_class_arguments(settings, place)
-    values = parser.parse_object({"methods": {name: given}})
+    values = parser.parse_object({"methods": {own: given}})
     return parser.instantiate(values)[place]

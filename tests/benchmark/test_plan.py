@@ -24,6 +24,12 @@ def test_every_method_meets_every_data_set_with_every_seed_and_timings_take_turn
     assert len({cell.locate("x") for cell in cells}) == len(cells)
 
 
+def test_a_name_with_a_hyphen_gets_its_own_settings(settings: BenchSettings) -> None:
+    check_bench(replace(settings, methods={"ft-long": {"method": "ft", "steps": 50}}))
+    with pytest.raises(ConfigError, match=r"methods.ft-long: unknown setting 'step'; did you mean steps"):
+        check_bench(replace(settings, methods={"ft-long": {"method": "ft", "step": 50}}))
+
+
 def test_rows_are_kept_and_found_again(tmp_path: Path) -> None:
     cell = Cell("capitals", "ft", 3)
     assert cell.read(tmp_path) is None
