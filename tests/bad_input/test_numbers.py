@@ -29,6 +29,7 @@ def diverge(learning_rate: str) -> Callable[[Place], str]:
         assert read_ledger(run) == []
         assert [path.name[:6] for path in (run / "snapshots").iterdir()] == ["000000"]
         assert not (run / "metrics.json").exists()
+        assert (run / "logs" / "metrics.csv").read_text().splitlines() == ["epoch,loss,step"]
         return hide_losses(place.shorten(line.removeprefix("error: ")))
 
     return attempt
