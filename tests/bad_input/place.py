@@ -89,7 +89,7 @@ def read_table() -> dict[str, dict[str, tuple[str, str]]]:
     table: dict[str, dict[str, tuple[str, str]]] = {}
     for line in DOCS.read_text(encoding="utf-8").splitlines():
         if line.startswith("| ") and not line.startswith("| input |"):
-            name, where, outcome, module = (cell.strip().strip("`") for cell in re.split(r"\|", line)[1:-1])
+            name, where, outcome, module = (cell.strip(" `") for cell in re.split(r"\|", line)[1:-1])
             table.setdefault(module, {})[name] = (where, outcome)
     return table
 

@@ -29,6 +29,7 @@ def diverge(learning_rate: str) -> Callable[[Place], str]:
         assert read_ledger(run) == []
         assert [path.name[:6] for path in (run / "snapshots").iterdir()] == ["000000"]
         assert not (run / "metrics.json").exists()
+        assert (run / "logs" / "metrics.csv").read_text().splitlines() == ["epoch,loss,step"]
         return hide_losses(place.shorten(line.removeprefix("error: ")))
 
     return attempt
@@ -49,8 +50,7 @@ def diverge_later(place: Place) -> str:
     """A later batch that diverges is taken back; the batches before it are kept as they are, to the bit."""
     folder = RunFolder(place.run)
     settings = settings_from(folder.read_config())
-    settings.training.learning_rate = 2.0
-    ascend(place)
+    settings.training.learning_rate = 1e37
     session = Session(settings, folder, load_base(str(place.model), device="cpu"))
     before, edits = place.read_files(), read_edits(write_more(place))
     tensors = {name: value.clone() for name, value in session.editor.state().items()}
@@ -102,7 +102,7 @@ CASES: dict[str, Case] = {
     "no device": refused("trainer.devices", 0),
     "a fit whose loss is no number": ("--training.learning_rate", diverge("1e37")),
     "a fit whose loss grows": ("fit", climb),
-    "a later batch whose loss grows": ("Session.edit", diverge_later),
+    "a later batch that diverges": ("Session.edit", diverge_later),
 }
 
 
