@@ -264,16 +264,19 @@ class Editor:
         encoded = [wording for own in wordings for wording in own]
         states = self.prefix([one.tokens for one in encoded])
         texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
-        return [PreparedEdit(next(texts), tuple(islice(texts, len(own) - 1))) for own in wordings]
+        return [PreparedEdit(next(texts), self._weigh(tuple(islice(texts, len(own) - 1)))) for own in wordings]
+
+    def _weigh(self, variants: tuple[PreparedText, ...]) -> tuple[PreparedText, ...]:
+        """With the chat, the last one, as often as the other variants together."""
+        return variants + variants[-1:] * (len(variants) - 2) if self.settings.training.chat else variants
 
     def _encode(self, edit: Edit) -> list[Encoded]:
-        """The edit in its own wording, then in others."""
+        """The edit in its own wording, then in others, the chat last."""
         training, tokenizer = self.settings.training, self.base.tokenizer
         prompts = [edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)]
         wordings = [encode(tokenizer, prompt, edit.target, training.append_end) for prompt in prompts]
         if training.chat:
-            chat = encode_chat(tokenizer, edit.prompt, edit.target, training.append_end)
-            wordings += [chat] * max(len(prompts) - 1, 1)  # as often as the other variants together
+            wordings.append(encode_chat(tokenizer, edit.prompt, edit.target, training.append_end))
         return wordings
 
     def _consolidate(self) -> None:
