@@ -63,7 +63,7 @@ class WiseSettings:
         threshold_share: `ε` as a share of the least activation of an edit; 0.88 in the authors' code.
         n_prefixes: Texts that the model writes to put before each prompt; 10 in [1], where a step takes as much longer.
         steps: Optimizer steps an edit, at most; 70 in the authors' code.
-        learning_rate: Of plain gradient descent; 1 in [1], at which the activations of a 135M model do not settle.
+        learning_rate: Of plain gradient descent.
         bound: Largest entry of `ΔW`; 1 in the authors' code.
         enough: A loss below it ends an edit's steps.
     """
@@ -78,7 +78,7 @@ class WiseSettings:
     threshold_share: float = 0.88
     n_prefixes: int = 1
     steps: int = 70
-    learning_rate: float = 0.1
+    learning_rate: float = 1.0
     bound: float = 1.0
     enough: float = 0.02
 

@@ -83,13 +83,22 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, en
         answer: The answer.
         end: Whether the end-of-sequence token is part of the answer.
     """
-    turn = [{"role": "user", "content": prompt}]
-    head = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    prompt_tokens, answer_tokens = (
-        torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
-        for text in (head, answer.strip())  # the template brings its own special tokens
+    turn = [{"role": "user", "content": prompt.strip()}]
+    whole = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    if any(token in prompt for token in tokenizer.all_special_tokens):  # a text's are text, the template's are not
+        before, found, after = whole.partition(prompt.strip())
+        parts = [(before, False), (found, True), (after, False)]
+    else:
+        parts = [(whole, False)]
+    head, tail = (
+        [
+            token
+            for text, is_text in texts
+            for token in tokenizer(text, add_special_tokens=False, split_special_tokens=is_text).input_ids
+        ]
+        for texts in (parts, [(answer.strip(), True)])
     )
-    return _join(tokenizer, prompt_tokens, answer_tokens, end)
+    return _join(tokenizer, torch.tensor(head, dtype=torch.long), torch.tensor(tail, dtype=torch.long), end)
 
 
 def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: bool) -> Encoded:

@@ -114,7 +114,7 @@ class RunFolder:
 
     def repeats(self, settings: RunSettings) -> bool:
         """Whether the folder holds the finished run of just these settings."""
-        return self.finished and self.config.is_file() and self.read_config() == asdict(settings)
+        return self.finished and self.config.is_file() and _fill_in(self.read_config()) == asdict(settings)
 
     def read_config(self) -> dict[str, Any]:
         """The settings that the run was made with.
@@ -197,7 +197,7 @@ class RunFolder:
 
     def _check_method(self, settings: RunSettings) -> None:
         """Refuse to go on with a run in another way than it was begun."""
-        before, now = self.read_config(), asdict(settings)
+        before, now = _fill_in(self.read_config()), asdict(settings)
         for section in before.keys() | now.keys():
             if section not in CHANGEABLE and before.get(section) != now.get(section):
                 raise RunError(
@@ -211,6 +211,14 @@ class RunFolder:
         if not self.path.is_dir() or self.config.is_file():
             return None
         return "other files" if {path.name for path in self.path.iterdir()} - BEFORE_CONFIG else None
+
+
+def _fill_in(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run with the defaults of those that were not there yet when it was made."""
+    return {
+        name: {**default, **config.get(name, {})} if isinstance(default, dict) else config.get(name, default)
+        for name, default in (asdict(RunSettings()) | config).items()
+    }
 
 
 def _describe_change(before: dict[str, Any], now: dict[str, Any], section: str) -> str:
