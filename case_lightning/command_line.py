@@ -71,7 +71,7 @@ def settings_from(found: Mapping[str, Any]) -> RunSettings:
 
 def run_verb(verb: Callable[[], Any]) -> int:
     """Run a command; a user's mistake ends it with one line and exit code 2."""
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|lightning|peft)\b")
+    ignore_library_warnings()
     try:
         verb()
     except CaseError as error:
@@ -81,6 +81,11 @@ def run_verb(verb: Callable[[], Any]) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     return 0
+
+
+def ignore_library_warnings() -> None:
+    """Keep what libraries warn of, about themselves, off the screen."""
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|lightning|peft)\b")
 
 
 def _build(kind: object, value: Any) -> Any:  # noqa: ANN401  whatever a setting may be

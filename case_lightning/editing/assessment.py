@@ -14,7 +14,7 @@ from case_lightning.data.checks import normalize_question
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.ledger import Ledger
-from case_lightning.editing.loading import LoadedRun, load_run
+from case_lightning.editing.loading import load_run
 from case_lightning.editing.run import check_records, locate_data, quiet_libraries
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.store import TRAINING_STATE, Store
@@ -43,15 +43,36 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     edits = read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
     check_records(run.base, edits)
-    model = RoutedModel(run.base, run.model)
+    settings = settings_from(run.folder.read_config())
+    store = Store(run.folder, Ledger(run.folder.ledger))
+    editor = Editor(run.base, run.model, settings)
+    load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)
+    return assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits, settings.conflict.threshold)
+
+
+def assess_edits(
+    model: RoutedModel, editor: Editor, held: Sequence[Edit], edits: Sequence[Edit], threshold: float
+) -> list[Verdict]:
+    """Assess edits against a run that is open.
+
+    Args:
+        model: The edited model.
+        editor: Its editor, with the states that callbacks remember.
+        held: The edits that hold.
+        edits: What to assess.
+        threshold: The conflict score below which an edit is in conflict with a subspace.
+
+    Returns:
+        See `assess_data`.
+    """
     scorer = Scorer(model)
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits]
     known = [answer.exact for answer in scorer.ask(questions, edited=False)]
     routes = model.route([question.prompt for question in questions]).tolist()
-    scores, threshold = _score_conflicts(run, edits)
+    scores = editor.assess(edits)
     verdicts = []
     for index, edit in enumerate(edits):
-        same = [old for old in run.edits if normalize_question(old.prompt) == normalize_question(edit.prompt)]
+        same = [old for old in held if normalize_question(old.prompt) == normalize_question(edit.prompt)]
         found: Verdict = {
             "known": known[index],
             "in_ledger": [old.id for old in same if old.target.strip() == edit.target.strip()],
@@ -74,14 +95,6 @@ def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     console.print(table)
     counts = Counter(one["verdict"] for one in verdicts)
     console.print(", ".join(f"{count} {name}" for name, count in counts.most_common()))
-
-
-def _score_conflicts(run: LoadedRun, edits: Sequence[Edit]) -> tuple[list[list[float]], float]:
-    settings = settings_from(run.folder.read_config())
-    store = Store(run.folder, Ledger(run.folder.ledger))
-    editor = Editor(run.base, run.model, settings)
-    load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)
-    return editor.assess(edits), settings.conflict.threshold
 
 
 def _judge(found: Verdict, threshold: float) -> Verdict:

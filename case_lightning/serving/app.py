@@ -1,0 +1,99 @@
+"""The HTTP application: routes, what surrounds them, and errors in the form that OpenAI's clients read."""
+
+import asyncio
+from importlib.resources import files
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from case_lightning.errors import CaseError
+from case_lightning.serving.access import require
+from case_lightning.serving.answers import answer_routes
+from case_lightning.serving.edit_desk import LimitError
+from case_lightning.serving.edits import edit_routes
+from case_lightning.serving.engine import BusyError
+from case_lightning.serving.middleware import BodyLimit, RequestLog
+from case_lightning.serving.served import Served
+
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+PAGE_HEADERS = {
+    "Content-Security-Policy": f"{PAGE_POLICY}; img-src data:; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def create_app(served: Served) -> FastAPI:
+    """The application of a run that is being served."""
+    app = FastAPI(title="case_lightning", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(answer_routes(served))
+    app.include_router(edit_routes(served))
+    _add_operation(app, served)
+    _add_errors(app)
+    app.add_middleware(BodyLimit, max_bytes=served.settings.limits.max_body_bytes)
+    if served.settings.tokens.read is None:  # else a page of another site could have its name lead here
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"])
+    app.add_middleware(RequestLog, metrics=served.metrics)
+    return app
+
+
+def _add_operation(app: FastAPI, served: Served) -> None:
+    page = (files("case_lightning.serving") / "page.html").read_text(encoding="utf-8")
+
+    @app.get("/")
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers=PAGE_HEADERS)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        engine, desk = served.engine, served.desk
+        editing = "off" if desk is None else "on" if desk.alive else "stopped"
+        ready = engine.alive and editing != "stopped"
+        found = {"status": "ok" if ready else "failed", "editing": editing, "state": engine.state.fingerprint}
+        return JSONResponse(found, 200 if ready else 503)
+
+    @app.get("/metrics", dependencies=[Depends(require(served.settings, "read"))])
+    async def metrics() -> Response:
+        served.metrics.waiting.set(served.engine.n_waiting)
+        served.metrics.rows.set(served.engine.n_rows)
+        served.metrics.held.set(served.engine.state.n_edits)
+        text = await asyncio.to_thread(generate_latest, served.metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def refuse_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(one) for one in first["loc"] if one != "body")
+        return _refuse(400, f"{place or 'the request'}: {first['msg']}", place or None)
+
+    @app.exception_handler(AnyHTTPException)
+    async def refuse(_: Request, error: AnyHTTPException) -> JSONResponse:
+        response = _refuse(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(CaseError)
+    async def refuse_mistake(_: Request, error: CaseError) -> JSONResponse:
+        if isinstance(error, LimitError):
+            response = _refuse(429, str(error))
+            response.headers["Retry-After"] = str(int(error.seconds) + 1)
+        elif isinstance(error, BusyError):
+            response = _refuse(503, str(error))
+            response.headers["Retry-After"] = "1"
+        else:
+            response = _refuse(400, str(error))
+        return response
+
+
+def _refuse(status: int, message: str, param: str | None = None) -> JSONResponse:
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": None}
+    return JSONResponse({"error": error}, status)

@@ -1,0 +1,176 @@
+"""The process that edits: it holds the run open, with a base model of its own, and makes one change at a time.
+
+Its priority is low and it uses one thread, so that answers hardly feel it. It ends with the server, whatever it is at:
+every change of a run is made whole or not at all.
+"""
+
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+
+from case_lightning.base import load_base
+from case_lightning.command_line import ignore_library_warnings, settings_from
+from case_lightning.config import DataSettings
+from case_lightning.data import Edit
+from case_lightning.data.checks import check_fits, normalize_question
+from case_lightning.editing.answering import RoutedModel
+from case_lightning.editing.assessment import Verdict, assess_edits
+from case_lightning.editing.ledger import Stream
+from case_lightning.editing.run import context_length, quiet_libraries
+from case_lightning.editing.run_folder import RunFolder
+from case_lightning.editing.session import Session
+from case_lightning.errors import CaseError, ConfigError, DataError
+
+NICE = 10
+SOURCE = "server"  # what the ledger names as the path of a server's edits
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a command.
+
+    Attributes:
+        results: One for each edit: its id and status, or its verdict.
+        snapshot: Folder of the run's state now.
+        n_edits: How many edits hold.
+    """
+
+    results: list[dict[str, Any]]
+    snapshot: str
+    n_edits: int
+
+
+class EditorProcess:
+    """An open run that takes commands.
+
+    Args:
+        session: The run.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Store the run."""
+        self.session = session
+
+    def describe(self, results: list[dict[str, Any]]) -> Change:
+        """The state after a command."""
+        store = self.session.store
+        return Change(results, str(store.path(store.find())), len(self.session.editor.edits))
+
+    def assess(self, edits: Sequence[Edit]) -> Change:
+        """See `assess_edits`."""
+        session = self.session
+        self._check_lengths(edits)
+        model = RoutedModel(session.base, session.model)
+        verdicts: list[Verdict] = assess_edits(
+            model, session.editor, session.editor.edits, edits, session.settings.conflict.threshold
+        )
+        return self.describe(verdicts)
+
+    def add(self, edits: Sequence[Edit], on_contradiction: str) -> Change:
+        """Make edits, as a stream of one batch; those that the run holds already are left out."""
+        self._check_lengths(edits)
+        self._check_ids(edits)
+        held = {_fact(edit): edit.id for edit in self.session.editor.edits}
+        asked = {normalize_question(edit.prompt) for edit in self.session.editor.edits}
+        status: dict[str, dict[str, Any]] = {}
+        for edit in edits:
+            if _fact(edit) in held:
+                status[edit.id] = {"status": "in ledger", "of": held[_fact(edit)]}
+            elif on_contradiction == "reject" and normalize_question(edit.prompt) in asked:
+                status[edit.id] = {"status": "rejected"}
+        fresh = [edit for edit in edits if edit.id not in status]
+        if fresh:
+            self._make(fresh, on_contradiction)
+        rows = {row["id"]: row for row in self.session.ledger.rows()}
+        for edit in fresh:
+            row = rows.get(edit.id)  # none where a later fact of the same request has its question
+            shown = ("batch", "subspace", "decision", "conflict_score", "loss", "reliability")
+            status[edit.id] = {"status": "added"} | {key: row[key] for key in shown} if row else {"status": "replaced"}
+            status[edit.id]["supersedes"] = [one for one, row in rows.items() if row["superseded_by"] == edit.id]
+        return self.describe([{"id": edit.id} | status[edit.id] for edit in edits])
+
+    def undo(self, ids: Sequence[str]) -> Change:
+        """Take edits out as if they had never been made."""
+        self.session.undo(ids)
+        return self.describe([{"id": one, "status": "undone"} for one in ids])
+
+    def redo(self, ids: Sequence[str]) -> Change:
+        """Make undone edits again."""
+        self.session.redo(ids)
+        return self.describe([{"id": one, "status": "made again"} for one in ids])
+
+    def _check_lengths(self, edits: Sequence[Edit]) -> None:
+        tokenizer, longest = self.session.base.tokenizer, context_length(self.session.base)
+        for edit in edits:
+            check_fits(edit, lambda text: len(tokenizer(text).input_ids), longest)
+
+    def _check_ids(self, edits: Sequence[Edit]) -> None:
+        taken = {row["id"] for row in self.session.ledger.rows()}
+        for index, edit in enumerate(edits):
+            if edit.id in taken:
+                raise DataError(
+                    f"edits[{index}].id: {edit.id!r} is the id of another edit; give one of its own or none"
+                )
+            taken.add(edit.id)
+
+    def _make(self, edits: Sequence[Edit], on_contradiction: str) -> None:
+        session = self.session
+        data = asdict(DataSettings(path=SOURCE, batch_size=len(edits)))
+        stream = Stream(len(session.ledger.streams()), data, len(edits), on_contradiction)
+        session.begin(stream)
+        session.edit(edits, replace(stream, n_records=len(edits), finished=True))
+
+
+def work(connection: Connection, path: str) -> None:
+    """Take commands until the server is gone; each gets a `Change` or an error as its answer.
+
+    Args:
+        connection: Commands come as `(name, arguments)`. The first answer says that the run is open.
+        path: The run's folder.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
+    os.nice(NICE)
+    torch.set_num_threads(1)
+    ignore_library_warnings()
+    quiet_libraries()
+    try:
+        folder = RunFolder(path)
+        settings = settings_from(folder.read_config())
+        with folder.locked():
+            base = load_base(
+                settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code
+            )
+            seed_everything(settings.seed, verbose=False)
+            editor = EditorProcess(Session(settings, folder, base))
+            connection.send(editor.describe([]))
+            while True:
+                name, arguments = connection.recv()
+                connection.send(_answer(editor, name, arguments))
+    except EOFError:
+        return
+    except CaseError as error:
+        with suppress(OSError):
+            connection.send(error)
+
+
+def _answer(editor: EditorProcess, name: str, arguments: tuple[Any, ...]) -> Change | Exception:
+    try:
+        change: Change = getattr(editor, name)(*arguments)
+    except CaseError as error:
+        return type(error)(str(error))
+    except Exception as error:  # the run is as it was before: a change is made whole or not at all
+        traceback.print_exc()
+        return ConfigError(f"the edit failed: {type(error).__name__}: {error}")
+    return change
+
+
+def _fact(edit: Edit) -> tuple[str, str]:
+    return normalize_question(edit.prompt), edit.target.strip()

@@ -1,0 +1,63 @@
+"""The process that edits, called here directly."""
+
+from pathlib import Path
+
+import pytest
+
+from case_lightning.data import Edit
+from case_lightning.editing.ledger import Stream
+from case_lightning.editing.run_folder import RunFolder
+from case_lightning.editing.session import Session
+from case_lightning.errors import DataError
+from case_lightning.serving.editor_process import EditorProcess
+from tests.editing.tiny_run import load_tiny, make_edits, make_settings
+
+EDITS = make_edits(4)
+
+
+def open_editor(model: Path, path: Path) -> EditorProcess:
+    settings, folder = make_settings(model), RunFolder(path)
+    folder.create(settings)
+    session = Session(settings, folder, load_tiny(model))
+    if not folder.started:
+        session.begin(Stream(0, {"path": "edits.jsonl"}, 4, "supersede", finished=True))
+    return EditorProcess(session)
+
+
+def digests(editor: EditorProcess) -> list[str]:
+    return [one.digest for one in editor.session.ledger.snapshots()]
+
+
+def test_looking_first_changes_no_bit(tiny_model: Path, tmp_path: Path) -> None:
+    plain, looked = (open_editor(tiny_model, tmp_path / name) for name in ("plain", "looked"))
+    for edits in (EDITS[:2], EDITS[2:]):
+        plain.add(edits, "supersede")
+        looked.assess([*edits, EDITS[0]])
+        looked.add(edits, "supersede")
+    assert digests(plain) == digests(looked)
+    assert len(set(digests(plain))) == 3
+
+
+def test_edits_of_the_server_go_on_where_it_is_opened_again(tiny_model: Path, tmp_path: Path) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    editor.add(EDITS[:2], "supersede")
+    before = digests(editor)[-1]
+    again = open_editor(tiny_model, tmp_path / "run")
+    change = again.add(EDITS[2:], "supersede")
+    assert change.n_edits == 4
+    again.undo([EDITS[2].id, EDITS[3].id])
+    assert digests(again)[-1] == before
+
+
+def test_of_two_answers_in_one_request_the_later_counts(tiny_model: Path, tmp_path: Path) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    change = editor.add([EDITS[0], Edit("later", EDITS[0].prompt, "minister")], "supersede")
+    assert [one["status"] for one in change.results] == ["replaced", "added"]
+    assert change.n_edits == 1
+
+
+def test_ids_are_edits_own(tiny_model: Path, tmp_path: Path) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    with pytest.raises(DataError, match=r"edits\[1\].id: .* is the id of another edit; give one of its own or none"):
+        editor.add([EDITS[0], EDITS[0]], "supersede")
+    assert len(digests(editor)) == 1
