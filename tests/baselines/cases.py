@@ -51,7 +51,7 @@ CASES: dict[str, tuple[type[Any], Any]] = {
     "lora": (Lora, LoraSettings(steps=10, learning_rate=0.01)),
     "lora, upper layers": (Lora, LoraSettings(first_layer=1, steps=10, learning_rate=0.02, target_modules=("o_proj",))),
     "memoir": (Memoir, MemoirSettings(steps=20, learning_rate=1.0)),
-    "wise": (Wise, WiseSettings(mask_share=0.5, margins=(0.1, 0.4, 0.2), steps=25, learning_rate=0.3)),
+    "wise": (Wise, WiseSettings(mask_share=0.5, margins=(0.05, 0.2, 0.1), steps=40, learning_rate=0.1)),
     "wise, merged": (
         Wise,
         WiseSettings(margins=(0.5, 2.0, 1.0), steps=25, learning_rate=1.0, shard_edits=1, merged_shards=2),
