@@ -30,7 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=Port, default=8000, help="port; 0 is any that is free")
     parser.add_argument("--edits", type=bool, default=True, help="whether facts may be added")
     parser.add_argument(
-        "--chat", choices=["question", "template"], default="question", help="what of a chat the model is given"
+        "--chat",
+        choices=["auto", "question", "template"],
+        default="auto",
+        help="what of a chat the model is given; `auto`: its template where edits were fitted in it, too",
     )
     parser.add_argument("--log_prompts", type=bool, default=False, help="whether the log holds questions and answers")
     for name, value in vars(Limits()).items():

@@ -4,6 +4,7 @@ The name of a special token in a text, such as `<|im_start|>`, is text like any 
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from case_lightning.data import Edit
 
 SHORT = 4  # letters of a subject that is not looked for in lower case
 KEPT = 32  # tokens of a router key beside the subject's
+MARKS = ("\ue000", "\ue001")  # of no meaning to anybody: around the number of a turn, where its text will stand
 SPACE_MARK = "\u2581"  # how SentencePiece writes a space
 
 
@@ -83,22 +85,36 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, en
         answer: The answer.
         end: Whether the end-of-sequence token is part of the answer.
     """
-    turn = [{"role": "user", "content": prompt.strip()}]
-    whole = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    if any(token in prompt for token in tokenizer.all_special_tokens):  # a text's are text, the template's are not
-        before, found, after = whole.partition(prompt.strip())
-        parts = [(before, False), (found, True), (after, False)]
-    else:
-        parts = [(whole, False)]
-    head, tail = (
-        [
-            token
-            for text, is_text in texts
-            for token in tokenizer(text, add_special_tokens=False, split_special_tokens=is_text).input_ids
-        ]
-        for texts in (parts, [(answer.strip(), True)])
+    head = encode_turns(tokenizer, [{"role": "user", "content": prompt.strip()}])
+    tail = tokenizer(answer.strip(), add_special_tokens=False, split_special_tokens=True).input_ids
+    return _join(tokenizer, head, torch.tensor(tail, dtype=torch.long), end)
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> Tensor:
+    """Token ids of a conversation in the tokenizer's chat template, up to where the next answer begins, `(length,)`.
+
+    Args:
+        tokenizer: The base model's, with a chat template, which brings special tokens of its own.
+        turns: Each a `role` and its `content`.
+    """
+    texts = [turn["content"] for turn in turns]
+    parts = [_fill_template(tokenizer, turns)]
+    if any(token in text for text in texts for token in tokenizer.all_special_tokens):
+        marked = [{**turn, "content": f"{MARKS[0]}{index}{MARKS[1]}"} for index, turn in enumerate(turns)]
+        parts = re.split(rf"{MARKS[0]}(\d+){MARKS[1]}", _fill_template(tokenizer, marked))
+        parts[1::2] = [texts[int(index)] for index in parts[1::2]]
+    tokens = [
+        token
+        for index, part in enumerate(parts)
+        for token in tokenizer(part, add_special_tokens=False, split_special_tokens=index % 2 == 1).input_ids
+    ]
+    return torch.tensor(tokens, dtype=torch.long)
+
+
+def _fill_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
+    return str(
+        tokenizer.apply_chat_template([dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True)
     )
-    return _join(tokenizer, torch.tensor(head, dtype=torch.long), torch.tensor(tail, dtype=torch.long), end)
 
 
 def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: bool) -> Encoded:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from case_lightning.data import Edit
-from case_lightning.editing.scoring import Answer, Questions, Scorer, collect_questions
+from case_lightning.editing.scoring import Answer, Questions, Scorer, collect_questions, sort_by_length
 from case_lightning.metrics import IGNORE_INDEX, BitIdentity, Generalization, Locality, Reliability
 
 Figures = dict[str, Any]
@@ -41,8 +41,7 @@ def evaluate_model(scorer: Scorer, edits: Sequence[Edit], generate: bool = True)
 
 
 def _score(scorer: Scorer, questions: Questions, edited: bool) -> Figures:
-    prompts = list(scorer.ask(questions.prompts, edited))
-    rephrases = list(scorer.ask(questions.rephrases, edited))
+    prompts, rephrases = scorer.ask(questions.prompts, edited), scorer.ask(questions.rephrases, edited)
     perplexities = torch.tensor([answer.nll for answer in prompts], dtype=torch.float64).exp()
     return {
         "reliability": _accuracy(Reliability(**ALONE), prompts),
@@ -60,9 +59,10 @@ def _score_locality(scorer: Scorer, questions: Questions) -> tuple[Figures, Figu
     same, identical = Locality(**ALONE), BitIdentity(**ALONE)
     right: dict[bool, list[float]] = {True: [], False: []}
     step = scorer.batch_size
-    for start in range(0, len(questions.unrelated), step):
-        batch = questions.unrelated[start : start + step]
-        edited, unedited = (list(scorer.ask(batch, edited=flag, keep_logits=True)) for flag in (True, False))
+    unrelated = [questions.unrelated[index] for index in sort_by_length(questions.unrelated)]
+    for start in range(0, len(unrelated), step):
+        batch = unrelated[start : start + step]
+        edited, unedited = (scorer.ask(batch, edited=flag, keep_logits=True) for flag in (True, False))
         same.update(_pad(edited), _pad(unedited), _pad(edited, labels=True) != IGNORE_INDEX)
         for one, other in zip(edited, unedited, strict=True):
             assert one.logits is not None  # noqa: S101  for the type checker
@@ -70,7 +70,7 @@ def _score_locality(scorer: Scorer, questions: Questions) -> tuple[Figures, Figu
             identical.update(one.logits[None], other.logits[None])
             right[True].append(one.accuracy)
             right[False].append(other.accuracy)
-    if not questions.unrelated:
+    if not unrelated:
         return {"locality": None, "locality_bit_identical": None}, {"locality": None, "locality_unedited": None}
     wise = {"locality": _number(same.compute()), "locality_bit_identical": _number(identical.compute())}
     return wise, {"locality": _mean(right[True]), "locality_unedited": _mean(right[False])}

@@ -63,16 +63,21 @@ class Scorer:
         return encode(self.base.tokenizer, prompt, answer)
 
     @torch.no_grad()
-    def ask(self, questions: Sequence[Encoded], edited: bool = True, keep_logits: bool = False) -> Iterator[Answer]:
-        """Teacher-forced answers, in order.
+    def ask(self, questions: Sequence[Encoded], edited: bool = True, keep_logits: bool = False) -> list[Answer]:
+        """Teacher-forced answers, in order; asked by length, so that little is spent on padding.
 
         Args:
             questions: Prompts with answers.
             edited: Whether the edited model is asked.
             keep_logits: Whether logits are kept.
         """
-        for start in range(0, len(questions), self.batch_size):
-            yield from self._forward(questions[start : start + self.batch_size], edited, keep_logits)
+        order = sort_by_length(questions)
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            found = self._forward([questions[index] for index in chosen], edited, keep_logits)
+            answers |= dict(zip(chosen, found, strict=True))
+        return [answers[index] for index in range(len(questions))]
 
     def _forward(self, batch: Sequence[Encoded], edited: bool, keep_logits: bool) -> Iterator[Answer]:
         device = self.base.model.device
@@ -109,7 +114,7 @@ class Scorer:
     @torch.no_grad()
     def _generate(self, questions: Sequence[Encoded], lengths: list[int], edited: bool) -> list[Tensor]:
         answers: list[Tensor] = [torch.empty(0)] * len(questions)
-        order = sorted(range(len(questions)), key=lambda index: lengths[index])
+        order = sorted(sort_by_length(questions), key=lambda index: lengths[index])
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             prompts = [questions[index].prompt for index in chosen]
@@ -148,6 +153,11 @@ class Questions:
     rephrases: list[Encoded]
     owners: list[int]
     unrelated: list[Encoded]
+
+
+def sort_by_length(questions: Sequence[Encoded]) -> list[int]:
+    """Indices of questions, the shortest first."""
+    return sorted(range(len(questions)), key=lambda index: len(questions[index].tokens))
 
 
 def collect_questions(scorer: Scorer, edits: Sequence[Edit]) -> Questions:

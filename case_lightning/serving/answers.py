@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
+from jinja2 import TemplateError
 
-from case_lightning.editing.encoding import encode_prompt
+from case_lightning.editing.encoding import encode_prompt, encode_turns
 from case_lightning.editing.run import context_length
 from case_lightning.serving.access import require
 from case_lightning.serving.engine import Piece, Question
@@ -155,10 +156,13 @@ def answer_routes(served: Served) -> APIRouter:
 
     @router.post("/completions")
     async def completions(request: Request, asked: CompletionRequest) -> Response:
-        return await _respond(served, request, asked, asked.prompt, asked.max_tokens)
+        _check_not_blank(asked.prompt)
+        prompt = encode_prompt(served.base.tokenizer, asked.prompt)
+        return await _respond(served, request, asked, prompt, asked.max_tokens)
 
     @router.post("/chat/completions")
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
+        _check_not_blank(asked.messages[-1].text)
         n_tokens = asked.max_completion_tokens or asked.max_tokens
         return await _respond(served, request, asked, _read_chat(served, asked), n_tokens)
 
@@ -166,7 +170,7 @@ def answer_routes(served: Served) -> APIRouter:
 
 
 async def _respond(
-    served: Served, request: Request, asked: AnswerRequest, prompt: str, max_tokens: int | None
+    served: Served, request: Request, asked: AnswerRequest, prompt: torch.Tensor, max_tokens: int | None
 ) -> Response:
     answer = _make_answer(served, request, asked, prompt, max_tokens)
     if asked.stream:
@@ -195,14 +199,13 @@ async def _wait_until_gone(request: Request) -> None:
         pass
 
 
-def _make_answer(served: Served, request: Request, asked: AnswerRequest, prompt: str, max_tokens: int | None) -> Answer:
+def _make_answer(
+    served: Served, request: Request, asked: AnswerRequest, tokens: torch.Tensor, max_tokens: int | None
+) -> Answer:
     _check_model(served, asked.model)
     limits, chat = served.settings.limits, isinstance(asked, ChatRequest)
     if max_tokens and max_tokens > limits.max_tokens:
         raise HTTPException(400, f"max_tokens: expected at most {limits.max_tokens}, found {max_tokens}")
-    if not prompt.strip():
-        raise HTTPException(400, "expected a question that is not blank")
-    tokens = _encode(served, prompt, chat)
     context = context_length(served.base)
     n_tokens = max_tokens or min(limits.max_tokens, max(context - len(tokens), 1))
     longest = min(limits.max_prompt_tokens, context - n_tokens)
@@ -213,21 +216,22 @@ def _make_answer(served: Served, request: Request, asked: AnswerRequest, prompt:
     return Answer(served, request, question, asked.model, chat)
 
 
-def _encode(served: Served, prompt: str, chat: bool) -> torch.Tensor:
-    tokenizer = served.base.tokenizer
-    if chat and served.settings.chat == "template":  # it brings its own special tokens
-        return torch.tensor(tokenizer(prompt, add_special_tokens=False).input_ids, dtype=torch.long)
-    return encode_prompt(tokenizer, prompt)
-
-
-def _read_chat(served: Served, asked: ChatRequest) -> str:
+def _read_chat(served: Served, asked: ChatRequest) -> torch.Tensor:
     if served.settings.chat == "template":
         turns = [{"role": message.role, "content": message.text} for message in asked.messages]
-        return str(served.base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            return encode_turns(served.base.tokenizer, turns)
+        except TemplateError as error:
+            raise HTTPException(400, f"messages: the model's chat template does not take them ({error})") from error
     last = asked.messages[-1]
     if last.role != "user":
         raise HTTPException(400, f"messages: expected the user's question at the end, found a turn of {last.role}")
-    return last.text
+    return encode_prompt(served.base.tokenizer, last.text)
+
+
+def _check_not_blank(question: str) -> None:
+    if not question.strip():
+        raise HTTPException(400, "expected a question that is not blank")
 
 
 def _check_model(served: Served, name: str) -> None:

@@ -3,10 +3,12 @@
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
 
+from case_lightning.command_line import settings_from
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import LoadedRun, find_adapter, load_run
 from case_lightning.editing.run import quiet_libraries
@@ -81,7 +83,16 @@ def _open(settings: ServeSettings, run: LoadedRun, desk: EditDesk | None, publis
     tokenizer = run.base.tokenizer
     engine = Engine(run.model, tokenizer, state, limits.max_rows, limits.max_waiting, metrics.count_step)
     publisher.open(run, engine)
+    settings = replace(settings, chat=_choose_chat(settings.chat, run))
     return Served(settings, run.base, ledger, engine, desk, Allowance(limits.edits_per_minute), metrics)
+
+
+def _choose_chat(asked: str, run: LoadedRun) -> str:
+    if asked == "auto":
+        return "template" if settings_from(run.folder.read_config()).training.chat else "question"
+    if asked == "template" and not run.base.tokenizer.chat_template:
+        raise ConfigError(f"--chat: the tokenizer of {run.base.name} has no chat template; give question")
+    return asked
 
 
 def _listen(settings: ServeSettings) -> socket.socket:

@@ -55,7 +55,8 @@ class ServeSettings:
         host: Address to listen at.
         port: Port; 0 is any that is free.
         edits: Whether facts may be added.
-        chat: What of a chat the model is given: its last `question` alone, or all of it in the model's `template`.
+        chat: What of a chat the model is given: its last `question` alone, or all of it in the model's `template`;
+            `auto` is the template where the run's edits were fitted in it, too.
         log_prompts: Whether the log holds questions and answers.
         limits: What a client may ask.
         tokens: Who may ask and edit.
@@ -65,7 +66,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     edits: bool = True
-    chat: str = "question"
+    chat: str = "auto"
     log_prompts: bool = False
     limits: Limits = field(default_factory=Limits)
     tokens: Tokens = field(default_factory=Tokens)

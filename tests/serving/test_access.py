@@ -171,3 +171,9 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         port = str(taken.getsockname()[1])
         assert run_verb(lambda: serve.main(["--run", "none", "--port", port])) == 2
     assert f"--port: 127.0.0.1:{port} cannot be listened at" in capsys.readouterr().err
+
+
+def test_a_template_that_there_is_not(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--run", str(tiny_run), "--port", "0", "--edits", "false", "--chat", "template"]
+    assert run_verb(lambda: serve.main(words)) == 2
+    assert "has no chat template; give question" in capsys.readouterr().err.splitlines()[-1]

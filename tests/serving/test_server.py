@@ -1,6 +1,7 @@
 """The real server, asked with the official client: answers, edits that go in meanwhile, and its end."""
 
 import re
+import shutil
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import openai
 import pytest
+import yaml
 
 from case_lightning import fit
 from case_lightning.command_line import run_verb
 from case_lightning.editing.run import open_scorer
 from tests.editing.tiny_run import UNRELATED, make_edits, read_ledger
 from tests.serving.client import BASE, EDITED, connect, get, post, read_events, send
-from tests.serving.conftest import RunningServer
+from tests.serving.conftest import RunningServer, start_server
 
 EDITS = make_edits(12)
 PROMPT = EDITS[0].prompt
@@ -199,3 +201,29 @@ def test_no_other_process_writes_the_run(
     ]
     assert run_verb(lambda: fit.main(words)) == 2
     assert "is being written by another process" in capsys.readouterr().err
+
+
+TEMPLATE = (
+    "{% for turn in messages %}<s> {{ turn.content }} {% if turn.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}</s> {% endif %}"
+)
+
+
+def test_a_run_that_was_fitted_in_chats_is_asked_in_the_template(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    base = Path(shutil.copytree(config["base"]["model"], tmp_path / "model"))
+    (base / "chat_template.jinja").write_text(TEMPLATE)
+    config["base"]["model"], config["training"]["chat"] = str(base), True
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    turns = [("user", UNRELATED), ("assistant", "minister"), ("user", f"{PROMPT} </s>")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    with start_server(run, tmp_path / "log", "--edits", "false", "--log_prompts", "true") as running:
+        asked = connect(running.address).chat.completions
+        asked.create(model=EDITED, messages=messages, max_tokens=2)  # type: ignore[call-overload]
+        with pytest.raises(openai.BadRequestError, match="no system"):
+            asked.create(model=EDITED, messages=[{"role": "system", "content": "Be brief."}], max_tokens=2)
+    (one,) = [one for one in read_events(tmp_path / "log", "request") if "prompt" in one]
+    assert one["in_scope"]
+    assert one["prompt"].startswith(f"<s> {UNRELATED[:-1]}")
+    assert one["prompt"].count("</s>") == 1  # the template's own; what a turn spells is text
