@@ -1,8 +1,7 @@
 """What one optimizer step sees: states, labelled positions and routes of some edits, padded into a batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from lightning.fabric.utilities.types import _DEVICE
@@ -12,6 +11,8 @@ from torch.utils.data import IterableDataset
 from typing_extensions import override
 
 from case_lightning.editing.encoding import Encoded
+
+WORTH_SPLITTING = 0.65  # of the padded positions that a batch has: what is left when it is split in two
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class EditBatch:
         labels: The token that shall follow it, `(labels,)`.
         weights: Share of each label in the loss, `(labels,)`; 1 in sum over all processes of one step.
         routes: Subspace of each row, `(batch,)`.
-        n_new: How many rows, the first ones, are new edits; the others are rehearsed.
     """
 
     states: Tensor
@@ -62,18 +62,41 @@ class EditBatch:
     labels: Tensor
     weights: Tensor
     routes: Tensor
-    n_new: int
 
     def to(self, device: _DEVICE) -> "EditBatch":
         """The batch on another device."""
-        moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
-        return replace(self, **moved)
+        return EditBatch(**{name: one.to(device) for name, one in vars(self).items()})
+
+    def split(self) -> list["EditBatch"]:
+        """Its short rows and its long ones, where that spares a good part of the padding; else itself alone."""
+        ends = self.columns.new_zeros(len(self.states)).scatter_reduce_(0, self.rows, self.columns + 1, "amax")
+        ordered, order = ends.sort()
+        shorter = torch.arange(1, len(ends), device=ends.device)
+        places = shorter * ordered[:-1] + (len(ends) - shorter) * ordered[-1]  # padded, one for each way to split
+        if not len(places) or places.min() > WORTH_SPLITTING * len(ends) * ordered[-1]:
+            return [self]
+        first = int(places.argmin()) + 1
+        return [self._take(order[:first], int(ordered[first - 1])), self._take(order[first:], int(ordered[-1]))]
+
+    def _take(self, chosen: Tensor, width: int) -> "EditBatch":
+        """Some of its rows, cut to a width."""
+        place = torch.full_like(self.routes, -1)
+        place[chosen] = torch.arange(len(chosen), device=place.device, dtype=place.dtype)
+        rows = place[self.rows]
+        kept = rows >= 0
+        return EditBatch(
+            states=self.states[chosen, :width],
+            rows=rows[kept],
+            columns=self.columns[kept],
+            labels=self.labels[kept],
+            weights=self.weights[kept],
+            routes=self.routes[chosen],
+        )
 
 
 def collate(
     edits: Sequence[PreparedEdit],
     texts: Sequence[PreparedText] | None = None,
-    n_new: int | None = None,
     total: int | None = None,
 ) -> EditBatch:
     """Pad edits into a batch in which each edit weighs the same, and each label of an edit.
@@ -81,7 +104,6 @@ def collate(
     Args:
         edits: At least one.
         texts: A wording of each; by default its own.
-        n_new: How many of them, the first ones, are new; by default all.
         total: Over how many edits the loss is a mean, where other processes hold the rest.
     """
     texts = [edit.text for edit in edits] if texts is None else texts
@@ -95,7 +117,6 @@ def collate(
         labels=torch.cat([answer.labels for answer in answers]).to(device),
         weights=torch.repeat_interleave(1 / (counts * (total or len(edits))), counts).to(device),
         routes=torch.tensor([edit.subspace for edit in edits], device=device),
-        n_new=len(edits) if n_new is None else n_new,
     )
 
 
@@ -149,19 +170,17 @@ class StepData(IterableDataset[EditBatch]):
             edits = new + [eligible[index] for index in order]
             draws = torch.rand(len(edits), generator=generator).tolist()
             texts = [choose_wording(edit, draw) for edit, draw in zip(edits, draws, strict=True)]
-            yield share_rows(edits, texts, len(new), self.rank, self.world_size)
+            yield share_rows(edits, texts, self.rank, self.world_size)
 
 
-def share_rows(
-    edits: Sequence[PreparedEdit], texts: Sequence[PreparedText], n_new: int, rank: int, world_size: int
-) -> EditBatch:
+def share_rows(edits: Sequence[PreparedEdit], texts: Sequence[PreparedText], rank: int, world_size: int) -> EditBatch:
     """The rows of a step that one of several processes takes; over all of them their weights sum to 1."""
     mine = list(range(rank, len(edits), world_size))
     if not mine:  # more processes than rows: this one takes part with a row that weighs nothing
-        batch = collate(edits[:1], texts[:1], n_new=0)
+        batch = collate(edits[:1], texts[:1])
         batch.weights.zero_()
         return batch
-    return collate([edits[i] for i in mine], [texts[i] for i in mine], sum(i < n_new for i in mine), len(edits))
+    return collate([edits[i] for i in mine], [texts[i] for i in mine], len(edits))
 
 
 def choose_wording(edit: PreparedEdit, draw: float) -> PreparedText:

@@ -60,7 +60,7 @@ class PassData(IterableDataset[EditBatch]):
             part = slice(step * self.settings.batch_size, (step + 1) * self.settings.batch_size)
             edits = [self.past[index] for index in rows[part].tolist()]
             texts = [choose_wording(edit, draw) for edit, draw in zip(edits, draws[part].tolist(), strict=True)]
-            yield share_rows(edits, texts, 0, self.rank, self.world_size)
+            yield share_rows(edits, texts, self.rank, self.world_size)
 
 
 def is_due(before: int, after: int, settings: ConsolidationSettings) -> bool:

@@ -30,7 +30,7 @@ from case_lightning.editing.variation import vary_prompt
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.mask_summary import MaskSummary
-from case_lightning.subspace import CaseConfig, CaseModel
+from case_lightning.subspace import UNEDITED, CaseConfig, CaseModel
 from case_lightning.subspace.router import read_calibration
 
 
@@ -262,7 +262,8 @@ class Editor:
         """Encode each edit and its variants, and run the frozen prefix on all of them once."""
         wordings = [self._encode(edit) for edit in edits]
         encoded = [wording for own in wordings for wording in own]
-        states = self.prefix([one.tokens for one in encoded])
+        with self.tuner.forced_routes(torch.tensor([UNEDITED])):  # the router has nothing to say below the edited layer
+            states = self.prefix([one.tokens for one in encoded])
         texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
         return [PreparedEdit(next(texts), self._weigh(tuple(islice(texts, len(own) - 1)))) for own in wordings]
 

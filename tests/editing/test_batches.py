@@ -42,7 +42,6 @@ def test_collate_pads_on_the_right_and_points_at_every_label() -> None:
     assert batch.columns.tolist() == [1, 1, 2, 3]
     assert batch.labels.tolist() == [102, 202, 203, 204]
     assert batch.routes.tolist() == [2, 0]
-    assert batch.n_new == 2
 
 
 def test_each_edit_weighs_the_same_whatever_its_length() -> None:
@@ -55,7 +54,28 @@ def test_each_edit_weighs_the_same_whatever_its_length() -> None:
 def test_a_batch_moves_as_a_whole() -> None:
     moved = collate([make_edit(0), make_edit(1)]).to(torch.device("meta"))
     assert all(value.device.type == "meta" for value in vars(moved).values() if isinstance(value, torch.Tensor))
-    assert moved.n_new == 2
+
+
+def test_a_batch_of_short_and_long_rows_is_split() -> None:
+    edits = [make_edit(0, answer=1), make_edit(1, answer=40), make_edit(2, answer=2), make_edit(0, 3, answer=38)]
+    whole = collate(edits)
+    short, long = whole.split()
+    assert [list_states(part) for part in (short, long)] == [[1, 3], [1, 2]]
+    assert [part.states.shape[1] for part in (short, long)] == [3, 41]
+    assert short.routes.tolist() == [0, 0]
+    assert long.routes.tolist() == [3, 0]
+
+    def describe(batch: EditBatch) -> list[tuple[float, ...]]:
+        marks = batch.states[batch.rows, batch.columns, 0]
+        return sorted(zip(*(one.tolist() for one in (marks, batch.columns, batch.labels, batch.weights)), strict=True))
+
+    assert sorted(describe(short) + describe(long)) == describe(whole)
+
+
+@pytest.mark.parametrize("answers", [[3], [3, 3, 3], [10, 11, 12, 13]])
+def test_a_batch_of_rows_of_like_length_stays_whole(answers: list[int]) -> None:
+    whole = collate([make_edit(index, answer=answer) for index, answer in enumerate(answers)])
+    assert whole.split() == [whole]
 
 
 PAST = [make_edit(index, subspace=index % 2) for index in range(10, 20)]
@@ -71,7 +91,6 @@ def test_processes_share_the_rows_of_the_same_draws(world_size: int) -> None:
         assert math.isclose(sum(share.weights.sum().item() for share in shares), 1, rel_tol=1e-5)
         weighted = [share for share in shares if share.weights.sum() > 0]
         assert sorted(state for share in weighted for state in list_states(share)) == sorted(list_states(batch))
-        assert sum(share.n_new for share in shares) == batch.n_new == 4
         weights = sorted(weight for share in weighted for weight in share.weights.tolist())
         assert weights == pytest.approx(sorted(batch.weights.tolist()))
 
@@ -80,7 +99,6 @@ def test_a_process_without_rows_still_takes_part() -> None:
     for batch in step_through(8, 9, PAST):
         assert batch.weights.sum() == 0
         assert len(batch.labels) > 0
-        assert batch.n_new == 0
 
 
 def test_only_edits_of_active_subspaces_are_rehearsed() -> None:
