@@ -65,7 +65,7 @@ class SubspaceSettings:
     n_directions: int = 16
     tune_input: bool = False
     subject_threshold: float = 0.8
-    relation_threshold: float = 0.07
+    relation_threshold: float = 0.1
     storage_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "int8"
 
 

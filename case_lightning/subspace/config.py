@@ -44,7 +44,7 @@ class CaseConfig(PeftConfig):
     n_directions: int = 0
     tune_input: bool = False
     subject_threshold: float = 0.8
-    relation_threshold: float = 0.07
+    relation_threshold: float = 0.1
     storage_dtype: str = "int8"
     n_subspaces: int = 0
     n_keys: int = 0
