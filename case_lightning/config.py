@@ -117,8 +117,9 @@ class TrainingSettings:
             the `mask_size` most sensitive (`top_k`), as many as by the rule but at `random`, the rule on plain
             `gradient` length, or all (`none`).
         mask_size: Neurons that `top_k` tunes.
-        suffix_dtype: Dtype of the frozen layers that a step runs through: `auto`, `float32`, `bfloat16` or `float16`.
-            `auto` is bfloat16 where the processor is faster in it; the edited model answers in the base's own.
+        frozen_dtype: Dtype of the frozen layers that a fit runs through, below and above the edited one: `auto`,
+            `float32`, `bfloat16` or `float16`. `auto` is bfloat16 where the processor is faster in it; the edited
+            model answers in the base's own.
     """
 
     steps: int = 20
@@ -130,7 +131,7 @@ class TrainingSettings:
     append_end: bool = True
     mask: Literal["entropy", "top_k", "random", "gradient", "none"] = "entropy"
     mask_size: int = 256
-    suffix_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    frozen_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 @dataclass

@@ -63,18 +63,27 @@ class _Skipped(nn.Module):
 class Prefix:
     """Runs the layers below the edited one.
 
+    It has modules of its own, without hooks, which share the parameters of the model's or hold them in another dtype.
+
     Args:
         model: The base model, with or without an adapter.
         architecture: Its parts.
         layer: Index of the edited layer.
+        dtype: To compute in; by default that of each parameter.
         batch_tokens: Padded tokens to run at once.
     """
 
     def __init__(
-        self, model: PreTrainedModel, architecture: Architecture, layer: int, batch_tokens: int = 2048
+        self,
+        model: PreTrainedModel,
+        architecture: Architecture,
+        layer: int,
+        dtype: torch.dtype | None = None,
+        batch_tokens: int = 2048,
     ) -> None:
-        """Keep what to run."""
-        self.model = model
+        """Take the model apart."""
+        never_run = {module: module for module in (*architecture.layers[layer:], architecture.output_head)}
+        self.model = cast(PreTrainedModel, _copy(model, never_run, {}, dtype))
         self.entry = architecture.layers[layer]
         self.batch_tokens = batch_tokens
 

@@ -30,7 +30,7 @@ from case_lightning.editing.variation import vary_prompt
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.mask_summary import MaskSummary
-from case_lightning.subspace import UNEDITED, CaseConfig, CaseModel
+from case_lightning.subspace import CaseConfig, CaseModel
 from case_lightning.subspace.router import read_calibration
 
 
@@ -118,12 +118,12 @@ class Editor:
         self.config = cast(CaseConfig, model.peft_config["default"])
         self.adapter = self.tuner.case_layer.adapter
         layer = base.architecture.check_layer(cast(int, self.config.layer))
-        self.prefix = Prefix(base.model, base.architecture, layer)
         training, memory = settings.training, settings.memory
         shared = [self.tuner.case_layer.case_adapter]
         parts = (base.model, base.architecture, layer)
         self.suffix = Suffix(*parts, shared=shared)
-        dtype = choose_dtype(training.suffix_dtype, base.model)
+        dtype = choose_dtype(training.frozen_dtype, base.model)
+        self.prefix = Prefix(*parts, dtype)
         fitted = Suffix(*parts, dtype, shared, choose_attention(base.model))
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
@@ -262,8 +262,7 @@ class Editor:
         """Encode each edit and its variants, and run the frozen prefix on all of them once."""
         wordings = [self._encode(edit) for edit in edits]
         encoded = [wording for own in wordings for wording in own]
-        with self.tuner.forced_routes(torch.tensor([UNEDITED])):  # the router has nothing to say below the edited layer
-            states = self.prefix([one.tokens for one in encoded])
+        states = self.prefix([one.tokens for one in encoded])
         texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
         return [PreparedEdit(next(texts), self._weigh(tuple(islice(texts, len(own) - 1)))) for own in wordings]
 

@@ -64,11 +64,28 @@ def test_embeddings_narrower_than_the_states() -> None:
 def test_prefix_states_do_not_depend_on_how_texts_are_grouped(batch_tokens: int) -> None:
     model, texts = build_base(), draw_texts()
     entered = [model(input_ids=text[None], output_hidden_states=True).hidden_states[2][0] for text in texts]
-    states = Prefix(model, find_architecture(model), 2, batch_tokens)(texts)
+    states = Prefix(model, find_architecture(model), 2, batch_tokens=batch_tokens)(texts)
     for state, expected in zip(states, entered, strict=True):
         torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
         assert not state.requires_grad
     assert Prefix(model, find_architecture(model), 2)([]) == []
+
+
+@pytest.mark.parametrize("family", EDITED_FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@torch.no_grad()
+def test_a_prefix_in_another_dtype_leaves_the_model_and_its_router_alone(family: str, dtype: torch.dtype) -> None:
+    model, texts = build_base(family), draw_texts()
+    architecture = find_architecture(model)
+    expected = Prefix(model, architecture, 2)(texts)
+    tuner = build_adapter(model, layer=2).base_model
+    tuner._route = None  # not to be called
+    states = Prefix(model, architecture, 2, dtype)(texts)
+    for state, exact in zip(states, expected, strict=True):
+        assert state.dtype == dtype
+        torch.testing.assert_close(state.float(), exact, rtol=0.05, atol=0.05)
+        assert not torch.equal(state.float(), exact)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("family", EDITED_FAMILIES)

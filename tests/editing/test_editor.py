@@ -63,14 +63,14 @@ def initial(editor: Editor) -> dict[str, Tensor]:
 
 
 @over_inputs
-@pytest.mark.parametrize("suffix_dtype", ["float32", "bfloat16"])
-def test_loss_falls_and_targets_are_learned(tiny_model: Path, suffix_dtype: str, tune_input: bool) -> None:
+@pytest.mark.parametrize("frozen_dtype", ["float32", "bfloat16"])
+def test_loss_falls_and_targets_are_learned(tiny_model: Path, frozen_dtype: str, tune_input: bool) -> None:
     editor = make_editor(
         tiny_model,
-        training={"steps": 60, "learning_rate": 0.1, "n_variants": 0, "suffix_dtype": suffix_dtype},
+        training={"steps": 60, "learning_rate": 0.1, "n_variants": 0, "frozen_dtype": frozen_dtype},
         subspace={"rank": 8, "tune_input": tune_input},
     )
-    assert editor.module.suffix.dtype == getattr(torch, suffix_dtype)
+    assert editor.module.suffix.dtype == getattr(torch, frozen_dtype)
     assert editor.suffix.dtype == torch.float32  # which answers
     assert editor.module.layer.case_adapter is editor.tuner.case_layer.case_adapter
     watcher = watch(editor)

@@ -77,7 +77,7 @@ def make_settings(model: Path | str = "", **sections: dict[str, Any]) -> RunSett
             "learning_rate": 0.02,
             "n_rehearsed": 2,
             "n_variants": 1,
-            "suffix_dtype": "float32",  # on every processor
+            "frozen_dtype": "float32",  # on every processor
         },
         "conflict": {"max_subspaces": 3},
         "consolidation": {"every": 5, "batch_size": 3},
