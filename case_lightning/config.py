@@ -56,7 +56,9 @@ class SubspaceSettings:
         n_directions: Directions in which the inputs of a subspace are whitened, beside the scale of each neuron.
         tune_input: Whether the input side `A` of a subspace is tuned and stored, too, as published; else it is fixed.
         subject_threshold: Share of an edit's subject that a query must name to be in its scope.
-        relation_threshold: Share of the rest of its prompt that it must cover.
+        relation: What tells whether it asks the same of the subject: the model's `states` and the words, or `words`
+            alone.
+        relation_threshold: How far it must ask the same; by default .25 for `states` and .1 for `words`.
         storage_dtype: `float32`, `float16`, `bfloat16` or `int8` on disk; int8 has a scale for each column.
     """
 
@@ -65,7 +67,8 @@ class SubspaceSettings:
     n_directions: int = 16
     tune_input: bool = False
     subject_threshold: float = 0.8
-    relation_threshold: float = 0.1
+    relation: Literal["states", "words"] = "states"
+    relation_threshold: float | None = None
     storage_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "int8"
 
 

@@ -10,12 +10,14 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from case_lightning.data import Edit
 from case_lightning.editing.answering import RoutedModel
-from case_lightning.editing.encoding import encode_prompt, find_subject
+from case_lightning.editing.encoding import encode_prompt, encode_turns, find_subject
 from case_lightning.editing.loading import LoadedRun, load_run
 from case_lightning.editing.run import quiet_libraries
 
@@ -54,16 +56,17 @@ def reorder(text: str) -> str:
     return " ".join(words)
 
 
-def build_forms(run: LoadedRun) -> dict[str, Callable[[Edit], list[str]]]:
+def build_forms(run: LoadedRun) -> dict[str, Callable[[Edit], Sequence[str | Tensor]]]:
     """Ways to ask an edit's question, and last a way to ask another one."""
     tokenizer = run.base.tokenizer
-    talk = tokenizer.decode(tokenizer(TALK * 9, add_special_tokens=False).input_ids[:CONVERSATION_TOKENS])
+    conversation = tokenizer.decode(tokenizer(TALK * 9, add_special_tokens=False).input_ids[:CONVERSATION_TOKENS])
 
-    def chat(edit: Edit) -> list[str]:
-        if tokenizer.chat_template is None:
-            return []
-        messages = [{"role": "user", "content": edit.prompt}]
-        return [tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)]
+    def chat(texts: Sequence[str]) -> list[Tensor]:
+        turns = [[{"role": "user", "content": text}] for text in texts if tokenizer.chat_template]
+        return [encode_turns(tokenizer, one) for one in turns]
+
+    def talk(texts: Sequence[str]) -> list[str]:
+        return [f"{conversation}\nuser: {text}" for text in texts]
 
     def mention(edit: Edit) -> list[str]:
         place = find_subject(edit.prompt, edit.subject)
@@ -72,8 +75,10 @@ def build_forms(run: LoadedRun) -> dict[str, Callable[[Edit], list[str]]]:
     return {
         "own prompts": lambda edit: [edit.prompt],
         "rephrases": lambda edit: list(edit.rephrases),
-        "in a chat template": chat,
-        f"after {CONVERSATION_TOKENS} tokens of conversation": lambda edit: [f"{talk}\nuser: {edit.prompt}"],
+        "in a chat template": lambda edit: chat([edit.prompt]),
+        "rephrases in a chat template": lambda edit: chat(edit.rephrases),
+        f"after {CONVERSATION_TOKENS} tokens of conversation": lambda edit: talk([edit.prompt]),
+        "rephrases after a conversation": lambda edit: talk(edit.rephrases),
         "lower case": lambda edit: [edit.prompt.lower()],
         "a typo": lambda edit: [swap_letters(edit.prompt)],
         "without question mark": lambda edit: [edit.prompt.rstrip("?. ")],
@@ -81,6 +86,8 @@ def build_forms(run: LoadedRun) -> dict[str, Callable[[Edit], list[str]]]:
         "words in another order": lambda edit: [reorder(edit.prompt)],
         "**out of scope**: the set's unrelated prompts": lambda edit: [one.prompt for one in edit.locality],
         "**out of scope**: something else about an edited subject": mention,
+        "**out of scope**: … in a chat template": lambda edit: chat(mention(edit)),
+        "**out of scope**: … after a conversation": lambda edit: talk(mention(edit)),
     }
 
 
@@ -93,11 +100,12 @@ def read_texts(source: str) -> list[str]:
 def measure(run: LoadedRun, sources: list[str]) -> Iterator[tuple[str, int, float]]:
     """For each form: its name, how many prompts it has, and the share in scope."""
     model = RoutedModel(run.base, run.model)
-    forms = {name: [text for edit in run.edits for text in form(edit)] for name, form in build_forms(run).items()}
+    forms = {name: [one for edit in run.edits for one in form(edit)] for name, form in build_forms(run).items()}
     forms |= {f"**out of scope**: {Path(source).name}": read_texts(source) for source in sources}
     for name, texts in forms.items():
         if texts:
-            routes = model.route([encode_prompt(run.base.tokenizer, text) for text in texts])
+            encoded = [encode_prompt(run.base.tokenizer, one) if isinstance(one, str) else one for one in texts]
+            routes = model.route(encoded)
             yield name, len(texts), (routes >= 0).float().mean().item()
 
 

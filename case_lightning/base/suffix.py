@@ -35,7 +35,7 @@ CONTAINERS = ("_modules", "_parameters", "_buffers", *HOOKS)  # of an nn.Module,
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass once the edited layer's input is known."""
+    """Ends a forward pass once the edited layer's input is known; may bring it along."""
 
 
 def _run_until_reached(model: PreTrainedModel, handle: RemovableHandle, batches: Sequence[Tensor]) -> None:
@@ -60,6 +60,14 @@ class _Skipped(nn.Module):
         return (hidden_states,) if self.returns_tuple else hidden_states
 
 
+class _Exit(_Skipped):
+    """Stands in for a layer above those that are run: what enters it is what was asked for."""
+
+    @override
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
+        raise _ReachedError(hidden_states)
+
+
 class Prefix:
     """Runs the layers below the edited one.
 
@@ -82,9 +90,9 @@ class Prefix:
         batch_tokens: int = 2048,
     ) -> None:
         """Take the model apart."""
-        never_run = {module: module for module in (*architecture.layers[layer:], architecture.output_head)}
-        self.model = cast(PreTrainedModel, _copy(model, never_run, {}, dtype))
-        self.entry = architecture.layers[layer]
+        twins: dict[nn.Module, nn.Module] = {architecture.output_head: architecture.output_head}  # never run
+        twins |= {module: _stand_in(module, _Exit(False)) for module in architecture.layers[layer:]}
+        self.model = cast(PreTrainedModel, _copy(model, twins, {}, dtype))
         self.batch_tokens = batch_tokens
 
     @torch.no_grad()
@@ -116,7 +124,12 @@ class Prefix:
             yield rows
 
     def _run(self, tokens: Tensor) -> Tensor:
-        return read_inputs(self.model, [self.entry], tokens)[0]
+        try:
+            self.model(input_ids=tokens, use_cache=False)
+        except _ReachedError as reached:
+            states: Tensor = reached.args[0]
+            return states
+        raise AssertionError("a forward passes every layer")
 
 
 class Suffix:
@@ -149,7 +162,7 @@ class Suffix:
         self.dtype = dtype or model.dtype
         returns_tuple = _returns_tuple(model, architecture.layers[0])
         twins = {module: module for module in shared}
-        twins |= {module: _stand_in(module, returns_tuple) for module in architecture.layers[:layer]}
+        twins |= {module: _stand_in(module, _Skipped(returns_tuple)) for module in architecture.layers[:layer]}
         self.model = cast(PreTrainedModel, _copy(model, twins, {}, dtype))
         if attention:
             _set_attention(self.model, attention)
@@ -332,13 +345,12 @@ def _returns_tuple(model: PreTrainedModel, layer: nn.Module) -> bool:
     return found[0]
 
 
-def _stand_in(layer: nn.Module, returns_tuple: bool) -> _Skipped:
-    """A skipped layer with the plain attributes that a model's loop may read, such as its kind of attention."""
-    skipped = _Skipped(returns_tuple)
+def _stand_in(layer: nn.Module, other: nn.Module) -> nn.Module:
+    """A module in a layer's place, with the plain attributes that a model's loop may read, such as its attention."""
     for name, value in vars(layer).items():
-        if isinstance(value, (str, int, bool)) and not hasattr(skipped, name):
-            setattr(skipped, name, value)
-    return skipped
+        if isinstance(value, (str, int, bool)) and not hasattr(other, name):
+            setattr(other, name, value)
+    return other
 
 
 @contextmanager

@@ -31,7 +31,10 @@ from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.mask_summary import MaskSummary
 from case_lightning.subspace import CaseConfig, CaseModel
+from case_lightning.subspace.relation import RELATION_DEPTH, find_boundaries
 from case_lightning.subspace.router import read_calibration
+
+STATES_THRESHOLD, WORDS_THRESHOLD = 0.25, 0.1  # of the router's relation
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,20 @@ def make_config(base: Base, settings: RunSettings) -> CaseConfig:
     layer = base.architecture.check_layer(
         base.architecture.default_layer if settings.base.layer is None else settings.base.layer
     )
+    subspace = dict(vars(settings.subspace))
+    by_states = subspace.pop("relation") == "states"
+    if subspace["relation_threshold"] is None:
+        subspace["relation_threshold"] = STATES_THRESHOLD if by_states else WORDS_THRESHOLD
     return CaseConfig(
         target_modules=[base.architecture.down_projections[layer]],
         layer=layer,
         seed=settings.seed,
+        relation_layer=round(RELATION_DEPTH * base.architecture.n_layers) if by_states else None,
+        boundary_tokens=find_boundaries(base.tokenizer) if by_states else [],
         base_fingerprint=base.fingerprint,
         base_model_name_or_path=base.name,
         task_type="CAUSAL_LM",
-        **vars(settings.subspace),
+        **subspace,
     )
 
 

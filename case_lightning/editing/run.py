@@ -121,6 +121,8 @@ def check_settings(settings: RunSettings) -> None:
     """
     for key in (*ABOVE_ZERO, *ZERO_OR_MORE, *ZERO_TO_ONE, "conflict.threshold"):
         value = attrgetter(key)(settings)
+        if value is None:  # left to its default
+            continue
         if not math.isfinite(value):
             raise ConfigError(f"{key}: expected a finite number, found {value}")
         if key in ABOVE_ZERO and value <= 0:

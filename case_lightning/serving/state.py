@@ -10,7 +10,7 @@ from torch import Tensor
 
 from case_lightning.editing.store import ADAPTER, digest_of
 from case_lightning.errors import RunError
-from case_lightning.subspace import UNEDITED, CaseAdapter, CaseConfig, CaseModel, Router, TokenSpace
+from case_lightning.subspace import UNEDITED, CaseAdapter, CaseConfig, CaseModel, Router
 
 IN_FILE = "case_adapter.default."  # what precedes a tensor's own name in an adapter's file
 
@@ -50,7 +50,7 @@ def load_state(model: PeftModel, folder: Path, n_edits: int, before: State | Non
         model: The base model with an adapter.
         folder: The adapter's folder.
         n_edits: How many edits hold in it.
-        before: A state of the same run: its token space is used again.
+        before: A state of the same run: what its router has computed is used again.
 
     Raises:
         RunError: The adapter cannot be read.
@@ -66,13 +66,7 @@ def load_state(model: PeftModel, folder: Path, n_edits: int, before: State | Non
     adapter.to(model.device).requires_grad_(False)
     for index in range(len(adapter.subspaces)):
         adapter.subspaces.basis(index)
-    space = before.router.space if before else TokenSpace(_embedding(tuner), adapter.keys.calibration)
-    router = Router(space, adapter.keys, config.subject_threshold, config.relation_threshold)
+    router = tuner.build_router(config, adapter.keys, before.router if before else None)
     if len(adapter.keys):
         router.route(adapter.keys.tokens[None, :1].long())  # looks up the embeddings of its keys
     return State(adapter, router, digest, n_edits)
-
-
-def _embedding(tuner: CaseModel) -> Tensor:
-    table: Tensor = tuner.model.get_input_embeddings().weight
-    return table.detach()

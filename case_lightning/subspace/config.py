@@ -25,7 +25,10 @@ class CaseConfig(PeftConfig):
         n_directions: Directions of the whitening of the projection's input (see `case_lightning.method.basis`).
         tune_input: Whether `A` is trained and stored, too; else it comes from the seed and the whitening.
         subject_threshold: Share of an edit's subject that a query must name to be in the edit's scope, 0 to 1.
-        relation_threshold: Share of the rest of the edit's prompt that it must cover as well, 0 to 1.
+        relation_threshold: How far it must ask the same: the share of the rest of the edit's prompt that it covers or,
+            with `relation_layer`, the cosine of states with half of that share on top; 0 to 1.
+        relation_layer: Layer whose entering states tell what is asked; by default words alone do.
+        boundary_tokens: Tokens that end a sentence.
         storage_dtype: Dtype of saved subspaces; computation is in float32.
         n_subspaces: How many subspaces the saved adapter has.
         n_keys: How many router keys.
@@ -45,6 +48,8 @@ class CaseConfig(PeftConfig):
     tune_input: bool = False
     subject_threshold: float = 0.8
     relation_threshold: float = 0.1
+    relation_layer: int | None = None
+    boundary_tokens: list[int] = field(default_factory=list)
     storage_dtype: str = "int8"
     n_subspaces: int = 0
     n_keys: int = 0

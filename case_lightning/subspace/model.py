@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from case_lightning.base import find_architecture, fingerprint
+from case_lightning.base.suffix import Prefix
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.subspace.config import CaseConfig
 from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, drop_padding, read_text, repeat_rows
-from case_lightning.subspace.keys import encode_tokens
+from case_lightning.subspace.keys import RouterKeys, encode_tokens
 from case_lightning.subspace.layer import CaseLayer
+from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.router import Router, TokenSpace
 from case_lightning.subspace.subspaces import encode_parameters
 
@@ -63,9 +65,25 @@ class CaseModel(BaseTuner):
         ):
             config = self.peft_config[self.active_adapters[0]]
             assert isinstance(config, CaseConfig)  # noqa: S101  for the type checker
-            space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)
-            self._router = Router(space, keys, config.subject_threshold, config.relation_threshold)
+            self._router = self.build_router(config, keys)
         return self._router
+
+    def build_router(self, config: CaseConfig, keys: RouterKeys, like: Router | None = None) -> Router:
+        """A router for some keys.
+
+        Args:
+            config: The adapter's.
+            keys: Its keys.
+            like: A router for other keys of the same run, which lends what it has computed.
+        """
+        thresholds = (config.subject_threshold, config.relation_threshold)
+        if like is not None:
+            return Router(like.space, keys, *thresholds, like.relations)
+        space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)
+        if config.relation_layer is None:
+            return Router(space, keys, *thresholds)
+        states = Prefix(self.model, find_architecture(self.model), config.relation_layer)
+        return Router(space, keys, *thresholds, RelationSpace(states, keys.calibration, config.boundary_tokens))
 
     @contextmanager
     def forced_routes(self, routes: Tensor) -> Iterator[None]:

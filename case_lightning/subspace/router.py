@@ -1,25 +1,28 @@
 """The router: is a query in the scope of an edit, and of which one?
 
 Ours; the paper's summary says only that there is one. A query is in the scope of an edit if it names the edit's
-subject and asks about something alike, both measured by late interaction [1] on the frozen model's own token
-embeddings, whitened so that they spread evenly in all directions. How far a token k of the edit's prompt is found in a
+subject and asks about something alike, measured by late interaction [1] on the frozen model's own token embeddings,
+whitened so that they spread evenly in all directions. How far a token k of the edit's prompt is found in a
 query Q is
 
     found(k, Q) = max_{q∈Q} cos(k, q)₊ .
 
 In scope: the mean of `found` over the subject's tokens reaches the subject threshold, no single one of them falls below
 `WEAKEST` (another year or another first name is another subject), all within one stretch of the query (a long text has
-every word somewhere), and the mean over the rest of the prompt, weighted by
-`w_k = ‖k‖²` and sought in what the query says beside the subject, reaches the relation threshold. The squared whitened
-length is large for rare tokens and small for common ones, so it weighs content above function words as an inverse
-document frequency does. Of several edits in scope, the one that covers the query best, and that the query covers best,
-answers; of equal ones the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone
-has to be named in hardly more tokens than it has. Where an edit names no subject, its whole prompt, weighted, has to
-reach the mean of the two thresholds.
+every word somewhere), and it asks the same of the subject. How much of that the words tell is the mean of `found` over
+the rest of the prompt, weighted by `w_k = ‖k‖²` and sought in what the query says beside the subject. The squared
+whitened length is large for rare tokens and small for common ones, so it weighs content above function words as an
+inverse document frequency does. Half of the words make it certain. With fewer the cosine of what both ask by the
+model's lower layers (see `relation`), with half of the words' share on top, has to reach the relation threshold; where
+the adapter has no relation layer, the words' share alone.
 
-Nothing but token ids is stored: statistics come from a fixed text, embeddings from the base model. Because coverage
-looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not matter, and
-because it reads embeddings and no hidden states, the decision is there before the first layer runs.
+Of several edits in scope, the one that covers the query best, and that the query covers best, answers; of equal ones
+the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone has to be named in
+hardly more tokens than it has. Where an edit names no subject, `WHOLE` of its prompt has to be found, weighted.
+
+Nothing but token ids is stored: statistics come from a fixed text, embeddings and states from the base model. Because
+coverage looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not
+matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone.
 
 References:
     [1] Khattab, Zaharia: ColBERT: efficient and effective passage search via contextualized late interaction over BERT.
@@ -27,6 +30,7 @@ References:
 """
 
 from importlib.resources import files
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,13 +39,33 @@ from transformers import PreTrainedTokenizerBase
 
 from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
+from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.subspaces import UNEDITED
 
 WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
 SLACK = 2  # tokens that may stand between those of a subject, where there is nothing else to go by
 SPREAD = 16  # and where there is: as many as a question in another order has
+WHOLE = 0.45  # of a prompt without a subject: what a query has to cover
+CERTAIN = 0.5  # of the words of what is asked: then no state is looked at
+WORDS, MOST = 0.5, 0.3  # how much words weigh beside the cosine of states, and from where on more of them say no more
 ROUNDING = 1e-5  # by which a token's cosine with itself may fall short of 1
 RIDGE = 0.1  # of the mean variance: keeps directions that the calibration text hardly shows from being blown up
+
+
+class _Match(NamedTuple):
+    """A key whose subject a query names.
+
+    Attributes:
+        closeness: How well they cover each other.
+        key: Index of the key; of equally close ones the latest answers.
+        relation: How far the query covers what the key says beside its subject, 0 to 1.
+        subject: Positions in the query that name the subject.
+    """
+
+    closeness: float
+    key: int
+    relation: float
+    subject: Tensor
 
 
 class TokenSpace:
@@ -97,14 +121,21 @@ class Router:
         space: The frozen model's token space.
         keys: The edits' keys; what is added later is seen.
         subject_threshold: Least mean of `found` over an edit's subject.
-        relation_threshold: Least weighted mean over the rest of its prompt.
+        relation_threshold: Least likeness of what key and query ask.
+        relations: What texts ask, by the model's states; without it, words alone tell.
     """
 
     def __init__(
-        self, space: TokenSpace, keys: RouterKeys, subject_threshold: float, relation_threshold: float
+        self,
+        space: TokenSpace,
+        keys: RouterKeys,
+        subject_threshold: float,
+        relation_threshold: float,
+        relations: RelationSpace | None = None,
     ) -> None:
         """Look nothing up yet."""
         self.space = space
+        self.relations = relations
         self.keys = keys
         self.thresholds = (subject_threshold, relation_threshold)
         self._indexed: Tensor | None = None
@@ -137,36 +168,56 @@ class Router:
         distinct, places = _unique(query)
         vectors, weights = self.space(distinct)
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
-        candidates = self._find_candidates(similarity.amax(1)[self._slots])
-        best, chosen = -1.0, -1
-        for key in candidates.nonzero().squeeze(1).flip(0).tolist():  # the latest first: it wins a tie
-            closeness = self._compare(similarity, weights, places, key)
-            if closeness is not None and round(closeness, 5) > best:
-                best, chosen = round(closeness, 5), key
-        return chosen
+        candidates = self._find_candidates(similarity.amax(1)[self._slots]).nonzero().squeeze(1).tolist()
+        matches = [self._compare(similarity, weights, places, key) for key in candidates]
+        for match in sorted((one for one in matches if one), key=lambda one: one[:2], reverse=True):
+            if self._asks_the_same(query, match):
+                return match.key
+        return -1
 
-    def _compare(self, similarity: Tensor, query_weights: Tensor, query_places: Tensor, key: int) -> float | None:
-        """How well a key and a query that names its subject cover each other; `None` where they ask other things."""
-        own = slice(self._ends[key] - self._lengths[key], self._ends[key])
+    def _compare(self, similarity: Tensor, query_weights: Tensor, query_places: Tensor, key: int) -> "_Match | None":
+        """How a query that may name a key's subject matches it; `None` where it does not name it."""
+        own = self._own(key)
         places, weights, in_subject = self._slots[own], self._weights[own], self._in_subject[own]
         found = similarity[places]  # (key tokens, unique query tokens)
-        if in_subject.any():  # what is asked is what key and query say beside the subject
-            slack = SLACK if in_subject.all() else SPREAD
-            if not self._stands_together(found[in_subject][:, query_places], slack):
-                return None
-            vectors = self._vectors[places]
-            beside_in_key = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) < WEAKEST - ROUNDING
-            beside_in_query = found[in_subject].amax(0) < WEAKEST
-            relation = (found[~in_subject] * beside_in_query).amax(1)
-            if _average(relation, weights[~in_subject] * beside_in_key) < self.thresholds[1] - ROUNDING:
-                return None
-        return _average(found.amax(1), weights) + _average(found.amax(0), query_weights)
+        closeness = round(_average(found.amax(1), weights) + _average(found.amax(0), query_weights), 5)
+        if not in_subject.any():
+            return _Match(closeness, key, 1.0, found.new_zeros(0))
+        named = found[in_subject][:, query_places]  # (subject, query)
+        stretch = self._find_stretch(named, SLACK if in_subject.all() else SPREAD)
+        if stretch is None:
+            return None
+        # what is asked is what key and query say beside the subject
+        vectors = self._vectors[places]
+        beside_in_key = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) < WEAKEST - ROUNDING
+        beside_in_query = found[in_subject].amax(0) < WEAKEST
+        relation = (found[~in_subject] * beside_in_query).amax(1)
+        at = (named.amax(0)[stretch] >= WEAKEST).nonzero()[:, 0] + stretch.start
+        return _Match(closeness, key, _average(relation, weights[~in_subject] * beside_in_key), at)
 
-    def _stands_together(self, found: Tensor, slack: int) -> bool:
-        """Whether some stretch of a query, so much longer than a subject, names it; `found` is `(subject, query)`."""
-        stretches = found.unfold(1, min(len(found) + slack, found.shape[1]), 1).amax(-1)  # (subject, stretches)
+    def _asks_the_same(self, query: Tensor, match: "_Match") -> bool:
+        """Whether a query that names a key's subject asks of it what the key asks."""
+        threshold = self.thresholds[1] - ROUNDING
+        if self.relations is None or match.relation >= CERTAIN - ROUNDING or not len(match.subject):
+            return match.relation >= threshold
+        own = self._own(match.key)
+        sentence = self.relations.cut_sentence(query, int(match.subject[0]), int(match.subject[-1]))
+        beside = torch.ones_like(query, dtype=torch.bool)
+        beside[match.subject] = False
+        asked = self.relations(self.keys.tokens[own], ~self.keys.in_subject[own])
+        alike = asked @ self.relations(query[sentence], beside[sentence])
+        return float(alike) + WORDS * min(match.relation, MOST) >= threshold
+
+    def _own(self, key: int) -> slice:
+        """Where a key's tokens are."""
+        return slice(self._ends[key] - self._lengths[key], self._ends[key])
+
+    def _find_stretch(self, found: Tensor, slack: int) -> slice | None:
+        """The last stretch of a query, so much longer than a subject, that names it; `found` is `(subject, query)`."""
+        width = min(len(found) + slack, found.shape[1])
+        stretches = found.unfold(1, width, 1).amax(-1)  # (subject, stretches)
         named = (stretches.mean(0) >= self.thresholds[0] - ROUNDING) & (stretches.amin(0) >= WEAKEST)
-        return bool(named.any())
+        return slice(int(named.nonzero()[-1]), int(named.nonzero()[-1]) + width) if named.any() else None
 
     def _find_candidates(self, best: Tensor) -> Tensor:
         """Whether the query names each key's subject or, where that has none, says what it says; `(keys,)`."""
@@ -178,7 +229,7 @@ class Router:
         sums.index_add_(1, self._segments, torch.stack([best * self._weights, self._weights]))
         whole = torch.where(sums[1] > 0, sums[0] / sums[1].clamp_min(1e-12), 1.0)
         named = (mean >= self.thresholds[0] - ROUNDING) & (weakest >= WEAKEST)
-        return torch.where(count > 0, named, whole >= sum(self.thresholds) / 2 - ROUNDING)
+        return torch.where(count > 0, named, whole >= WHOLE - ROUNDING)
 
     def _refresh(self) -> None:
         """Look the keys' embeddings up again after keys were added."""

@@ -71,7 +71,7 @@ def make_settings(model: Path | str = "", **sections: dict[str, Any]) -> RunSett
     settings = RunSettings()
     settings.base.model, settings.base.device = str(model), "cpu"
     defaults = {
-        "subspace": {"rank": 4},
+        "subspace": {"rank": 4, "relation": "words"},  # states of random models mean nothing
         "training": {
             "steps": 8,
             "learning_rate": 0.02,
@@ -108,6 +108,7 @@ def command(model: Path, data: Path, run: Path, *more: str) -> list[str]:
         "data.path": data,
         "data.batch_size": 4,
         "subspace.rank": 4,
+        "subspace.relation": "words",
         "conflict.max_subspaces": 3,
         "training.steps": 5,
         "training.learning_rate": 0.02,

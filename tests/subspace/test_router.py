@@ -10,7 +10,7 @@ from torch import Tensor
 
 from case_lightning.subspace import UNEDITED, Router, TokenSpace
 from case_lightning.subspace.keys import RouterKeys
-from case_lightning.subspace.router import RIDGE, SLACK, WEAKEST
+from case_lightning.subspace.router import RIDGE, SLACK, WEAKEST, WHOLE
 
 VOCAB, WIDTH = 40, 16
 THRESHOLDS = (0.8, 0.05)
@@ -99,7 +99,7 @@ def naive_match(
                 stretches = [query[start : start + width] for start in range(len(query) - width + 1)]
                 in_scope &= any(naive_names(subject, stretch, thresholds[0]) for stretch in stretches)
         else:
-            in_scope = naive_cover(tokens, query) >= sum(thresholds) / 2
+            in_scope = naive_cover(tokens, query) >= WHOLE
         score = round(naive_cover(tokens, query) + naive_cover(sorted(set(query)), tokens), 5)
         if in_scope and score >= best_score:
             best, best_score = index, score
