@@ -39,7 +39,7 @@ class TrainedMethod(EditingMethod):
         architecture = base.architecture
         self.layer = architecture.check_layer(architecture.default_layer if layer is None else layer)
         dtype, attention = choose_dtype("auto", base.model), choose_attention(base.model)
-        self.prefix = Prefix(base.model, architecture, self.layer, dtype)
+        self.prefix = Prefix(base.model, architecture, self.layer)
         self.suffix = Suffix(base.model, architecture, self.layer, dtype, shared, attention)
 
     def encode(self, edits: Sequence[Edit]) -> list[Encoded]:

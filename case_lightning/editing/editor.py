@@ -132,7 +132,7 @@ class Editor:
         parts = (base.model, base.architecture, layer)
         self.suffix = Suffix(*parts, shared=shared)
         dtype = choose_dtype(training.frozen_dtype, base.model)
-        self.prefix = Prefix(*parts, dtype)
+        self.prefix, self.fast_prefix = Prefix(*parts), Prefix(*parts, dtype)
         fitted = Suffix(*parts, dtype, shared, choose_attention(base.model))
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
@@ -268,25 +268,27 @@ class Editor:
             self.adapter.memory.replace(self.memory.rows)
 
     def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
-        """Encode each edit and its variants, and run the frozen prefix on all of them once."""
-        wordings = [self._encode(edit) for edit in edits]
-        encoded = [wording for own in wordings for wording in own]
-        states = self.prefix([one.tokens for one in encoded])
-        texts = iter([PreparedText(one, state) for one, state in zip(encoded, states, strict=True)])
-        return [PreparedEdit(next(texts), self._weigh(tuple(islice(texts, len(own) - 1)))) for own in wordings]
+        """Encode each edit and its variants, and run the frozen prefix on all of them once.
 
-    def _weigh(self, variants: tuple[PreparedText, ...]) -> tuple[PreparedText, ...]:
-        """With the chat, the last one, as often as the other variants together."""
-        return variants + variants[-1:] * (len(variants) - 2) if self.settings.training.chat else variants
+        What the model will be asked, prompt and chat, goes through it in the base's own dtype: a fit of one edit learns
+        the rounding of another with it. Wordings made by rule are rough anyway.
+        """
+        prompts = [self._encode(edit.prompt, edit) for edit in edits]
+        chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
+        varied = [vary_prompt(edit, self.settings.training.n_variants, self.settings.seed) for edit in edits]
+        variants = [self._encode(one, edit) for edit, own in zip(edits, varied, strict=True) for one in own]
+        exact = _run_prefix(self.prefix, [*prompts, *chats])
+        texts, others = exact[: len(edits)], iter(_run_prefix(self.fast_prefix, variants))
+        made = [tuple(islice(others, len(own))) for own in varied]
+        if chats:  # as often as the other variants together
+            made = [own + (chat,) * max(len(own), 1) for own, chat in zip(made, exact[len(edits) :], strict=True)]
+        return [PreparedEdit(text, own) for text, own in zip(texts, made, strict=True)]
 
-    def _encode(self, edit: Edit) -> list[Encoded]:
-        """The edit in its own wording, then in others, the chat last."""
-        training, tokenizer = self.settings.training, self.base.tokenizer
-        prompts = [edit.prompt, *vary_prompt(edit, training.n_variants, self.settings.seed)]
-        wordings = [encode(tokenizer, prompt, edit.target, training.append_end) for prompt in prompts]
-        if training.chat:
-            wordings.append(encode_chat(tokenizer, edit.prompt, edit.target, training.append_end))
-        return wordings
+    def _encode(self, prompt: str, edit: Edit) -> Encoded:
+        return encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end)
+
+    def _encode_chat(self, edit: Edit) -> Encoded:
+        return encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)
 
     def _consolidate(self) -> None:
         data = PassData(
@@ -327,6 +329,11 @@ class Editor:
 
     def _ends_with_token(self, edit: PreparedEdit) -> bool:
         return self.settings.training.append_end and self.base.tokenizer.eos_token_id is not None
+
+
+def _run_prefix(prefix: Prefix, encoded: Sequence[Encoded]) -> list[PreparedText]:
+    states = prefix([one.tokens for one in encoded])
+    return [PreparedText(one, state) for one, state in zip(encoded, states, strict=True)]
 
 
 def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:

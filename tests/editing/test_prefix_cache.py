@@ -94,7 +94,7 @@ def test_kept_states_give_the_same_bits(
     subspace = {"storage_dtype": storage_dtype, "tune_input": tune_input}
     kept = edit_all(make_editor(tiny_model, subspace=subspace), tmp_path / "kept")
     made = make_editor(tiny_model, subspace=subspace)
-    made.prefix = recompute = Recompute(made.prefix)
+    made.prefix = made.fast_prefix = recompute = Recompute(made.prefix)  # of one dtype here
     change_texts(recompute.anew, monkeypatch)
     computed = edit_all(made, tmp_path / "computed")
     assert len(kept[1]) == 3 * 8 + 12
