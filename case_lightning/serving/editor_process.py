@@ -9,7 +9,7 @@ import signal
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -124,9 +124,8 @@ class EditorProcess:
     def _make(self, edits: Sequence[Edit], on_contradiction: str) -> None:
         session = self.session
         data = asdict(DataSettings(path=SOURCE, batch_size=len(edits)))
-        stream = Stream(len(session.ledger.streams()), data, len(edits), on_contradiction)
-        session.begin(stream)
-        session.edit(edits, replace(stream, n_records=len(edits), finished=True))
+        number = len(session.ledger.streams())  # entered with its batch alone: a failed one leaves nothing to finish
+        session.edit(edits, Stream(number, data, len(edits), on_contradiction, len(edits), finished=True))
 
 
 def work(connection: Connection, path: str) -> None:
@@ -154,6 +153,8 @@ def work(connection: Connection, path: str) -> None:
             while True:
                 name, arguments = connection.recv()
                 connection.send(_answer(editor, name, arguments))
+                if not editor.session.intact:  # what is in memory is of no use; the server says that edits have stopped
+                    return
     except EOFError:
         return
     except CaseError as error:
