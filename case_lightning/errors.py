@@ -19,3 +19,7 @@ class BaseModelError(CaseError, ValueError):
 
 class RunError(CaseError, OSError):
     """A run folder that cannot be written, read, or already holds another run."""
+
+
+class UnknownEditError(RunError):
+    """An id that names no edit of a run which could be undone, or made again."""

@@ -108,8 +108,8 @@ def check(run: RunFolder, found: list[Asked]) -> int:
     return wrong
 
 
-def summarize(result: dict[str, Any], longest_steps: dict[str, float]) -> dict[str, Any]:
-    """Throughput and latencies, those of answers that began while no edit was under way apart."""
+def summarize(result: dict[str, Any], steps: dict[str, float]) -> dict[str, Any]:
+    """Throughput and latencies, those of answers while no edit was under way at any moment apart."""
     found, spans = result["found"], result["spans"]
 
     def percentiles(asked: list[Asked]) -> dict[str, float]:
@@ -128,7 +128,7 @@ def summarize(result: dict[str, Any], longest_steps: dict[str, float]) -> dict[s
         "without_edits": percentiles(alone),
         "while_editing": percentiles(during),
         "edit_seconds": [round(end - start, 1) for start, end in spans],
-        **longest_steps,
+        **steps,
     }
 
 
@@ -145,7 +145,7 @@ def read_steps(address: str) -> dict[str, float]:
 def start_server(run: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     """The server and its address, once it is ready."""
     with log.open("w") as file:
-        command = [sys.executable, "-m", "case_lightning.serve", "--run", str(run), "--port", "0"]
+        command = [sys.executable, "-m", "case_lightning.serve", "--run", str(run), "--port", "0", "--chat", "question"]
         process = subprocess.Popen(command, stderr=file, env=os.environ)  # noqa: S603
     while process.poll() is None:
         for line in log.read_text().splitlines():

@@ -6,6 +6,7 @@ the new one as well, and goes on to the bit as if it had not been cut off.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,7 @@ from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.store import TRAINING_STATE, Store, is_kept
 from case_lightning.editing.stream import Row
 from case_lightning.editing.training_state import load_training_state
-from case_lightning.errors import CaseError, ConfigError, RunError
+from case_lightning.errors import CaseError, ConfigError, RunError, UnknownEditError
 
 Progress = Callable[[int, int], None]  # edits done, edits in all
 WORSE = 1.2  # times the loss of the unedited model, and
@@ -55,6 +56,7 @@ class Session:
         self.ledger = Ledger(folder.ledger)
         self.store = Store(folder, self.ledger)
         self.n_batches = 0
+        self.intact = True  # whether memory holds what the ledger says
         self._model: PeftModel | None = None
         if writes:
             self.ledger.roll_back()
@@ -73,6 +75,7 @@ class Session:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a state of the run: the adapter, what callbacks remember, and the edits to rehearse."""
+        self.intact = False
         path = self.store.path(snapshot)
         if self._model is not None:
             self._model.unload()
@@ -82,6 +85,7 @@ class Session:
         self._recall(rows)
         self.n_batches = snapshot.n_batches
         self.editor.resume(self.n_batches)
+        self.intact = True
         self._trim_log()
 
     def begin(self, stream: Stream) -> None:
@@ -114,41 +118,54 @@ class Session:
             with self.folder.guarded():
                 self.ledger.enter_stream(stream)
             return None
-        made, outcome = self._make(batch, stream, point, write=self.writes)
-        if made.snapshot:
-            with self.folder.guarded():
-                self.folder.retract_figures()
-                self.ledger.enter(made, stream)
-                self.store.publish(made.snapshot)
+        with self._taken_back_on_failure():
+            made, outcome = self._make(batch, stream, point, write=self.writes)
+            if made.snapshot:
+                with self.folder.guarded():
+                    self.folder.retract_figures()
+                    self.ledger.enter(made, stream)
+                    self.store.publish(made.snapshot)
         return outcome
 
     def undo(self, ids: Sequence[str], progress: Progress | None = None) -> None:
         """Take edits out as if they had never been made: all batches from theirs on are made again without them.
 
         Raises:
-            RunError: There is no such edit, or it is undone already.
+            UnknownEditError: There is no such edit, or it is undone already.
         """
         rows = {row["id"]: row for row in self.ledger.rows()}
         for one in ids:
             if one not in rows:
-                raise RunError(f"{one!r} is not the id of an edit of {self.folder.path}; `history list` shows them")
+                raise UnknownEditError(
+                    f"{one!r} is not the id of an edit of {self.folder.path}; `history list` shows them"
+                )
             if rows[one]["undone_at"]:
-                raise RunError(f"edit {one!r} is undone already, since {rows[one]['undone_at']}")
+                raise UnknownEditError(f"edit {one!r} is undone already, since {rows[one]['undone_at']}")
         self._remake(_first_batch(list(rows.values()), ids), undone=ids, progress=progress)
 
     def redo(self, ids: Sequence[str], progress: Progress | None = None) -> None:
         """Make edits that were undone again, at their old place in the stream.
 
         Raises:
-            RunError: There is no such edit, or it is not undone.
+            UnknownEditError: There is no such edit, or it is not undone.
         """
         rows = {row["id"]: row for row in self.ledger.rows()}
         for one in ids:
             if one not in rows or not rows[one]["undone_at"]:
-                raise RunError(
+                raise UnknownEditError(
                     f"{one!r} is not the id of an undone edit of {self.folder.path}; `history list` shows them"
                 )
         self._remake(_first_batch(list(rows.values()), ids), redone=ids, progress=progress)
+
+    @contextmanager
+    def _taken_back_on_failure(self) -> Iterator[None]:
+        """Where a change fails at any step, go back to what the ledger says: a later one is not to carry it along."""
+        try:
+            yield
+        except BaseException:
+            if self.folder.started:
+                self.restore(self.store.find())
+            raise
 
     def _take(self, model: PeftModel) -> None:
         self._model = model
@@ -202,8 +219,6 @@ class Session:
         before, after = (sum(losses) / len(losses) for losses in (outcome.losses_before, outcome.losses))
         if not math.isfinite(after) or after > max(WORSE * before, before + MARGIN):
             learning_rate = self.settings.training.learning_rate
-            if self.folder.started:
-                self.restore(self.store.find())
             raise ConfigError(
                 f"the fit of edit batch {self.n_batches} diverged, its loss went from {before:.3g} to {after:.3g}; it "
                 f"is taken back, the batches before it are kept; lower training.learning_rate, found {learning_rate}, "
@@ -228,16 +243,13 @@ class Session:
         boundary = max(kept, default=-1)
         gone = {row["id"] for row in rows if row["undone_at"]} - {*redone} | {*undone}
         todo = [row for row in rows if row["position"] > boundary and row["id"] not in gone]
-        try:
+        with self._taken_back_on_failure():
             self.restore(start)
             made = list(self._make_again(todo, progress))
-        except BaseException:
-            self.restore(self.store.find())
-            raise
-        with self.folder.guarded():
-            self.folder.retract_figures()
-            self.ledger.rewrite(start.n_batches, undone, redone, made)
-            self.store.publish(self.store.find())
+            with self.folder.guarded():
+                self.folder.retract_figures()
+                self.ledger.rewrite(start.n_batches, undone, redone, made)
+                self.store.publish(self.store.find())
 
     def _make_again(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[MadeBatch]:
         streams = {stream.number: stream for stream in self.ledger.streams()}

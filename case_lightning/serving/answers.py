@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +14,17 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from jinja2 import TemplateError
 
+from case_lightning.data.fields import optional_text, require_text
 from case_lightning.editing.encoding import encode_prompt, encode_turns
 from case_lightning.editing.run import context_length
 from case_lightning.serving.access import require
 from case_lightning.serving.engine import Piece, Question
+from case_lightning.serving.leaving import wait_unless_gone
 from case_lightning.serving.middleware import NOTES
+from case_lightning.serving.refusals import describe_error
 from case_lightning.serving.schemas import AnswerRequest, ChatRequest, CompletionRequest
 from case_lightning.serving.served import Served
 
-GONE = 499  # the client did not wait; nobody sees it but the log
 Json = dict[str, Any]
 
 
@@ -106,7 +108,7 @@ class Answer:
             try:
                 piece = await anext(rest)
             except HTTPException as error:  # the status has been sent
-                yield _event({"error": {"message": error.detail, "type": "server_error"}})
+                yield _event(describe_error(error.status_code, error.detail))
                 return
         if usage:
             yield _event(self._frame(kind, piece) | {"choices": [], "usage": self._usage(piece)})
@@ -122,7 +124,7 @@ class Answer:
         }
 
     def _fingerprint(self, piece: Piece) -> str:
-        return piece.state.fingerprint if self.question.edited else f"base-{self.served.base.fingerprint[:12]}"
+        return piece.state if self.question.edited else f"base-{self.served.base.fingerprint[:12]}"
 
     def _usage(self, piece: Piece) -> Json:
         n_prompt = len(self.question.prompt)
@@ -156,13 +158,14 @@ def answer_routes(served: Served) -> APIRouter:
 
     @router.post("/completions")
     async def completions(request: Request, asked: CompletionRequest) -> Response:
-        _check_not_blank(asked.prompt)
-        prompt = encode_prompt(served.base.tokenizer, asked.prompt)
+        prompt = encode_prompt(served.base.tokenizer, require_text(asked.text, "prompt"))
         return await _respond(served, request, asked, prompt, asked.max_tokens)
 
     @router.post("/chat/completions")
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
-        _check_not_blank(asked.messages[-1].text)
+        for index, message in enumerate(asked.messages):
+            optional_text(message.text, f"messages[{index}]")  # what cannot be written as UTF-8 cannot be encoded
+        require_text(asked.messages[-1].text, f"messages[{len(asked.messages) - 1}]")
         n_tokens = asked.max_completion_tokens or asked.max_tokens
         return await _respond(served, request, asked, _read_chat(served, asked), n_tokens)
 
@@ -175,28 +178,12 @@ async def _respond(
     answer = _make_answer(served, request, asked, prompt, max_tokens)
     if asked.stream:
         pieces = answer.pieces()
-        first = await anext(pieces)  # what goes wrong until here has a status of its own
+        begun = asyncio.ensure_future(anext(pieces))
+        first = await wait_unless_gone(request, begun, begun.cancel)  # what goes wrong until here has its own status
         return StreamingResponse(answer.events(first, pieces, asked.includes_usage), media_type="text/event-stream")
-    return await _unless_gone(request, answer.whole)
-
-
-async def _unless_gone(request: Request, compute: Callable[[], Any]) -> Response:
-    """Compute an answer, or stop computing it once its client has gone."""
-    whole = asyncio.ensure_future(compute())
-    gone = asyncio.ensure_future(_wait_until_gone(request))
-    try:
-        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not whole.done():
-            return Response(status_code=GONE)
-        return Response(json.dumps(whole.result(), ensure_ascii=False), media_type="application/json")
-    finally:
-        whole.cancel()
-        gone.cancel()
-
-
-async def _wait_until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    computing = asyncio.ensure_future(answer.whole())
+    whole = await wait_unless_gone(request, computing, computing.cancel)
+    return Response(json.dumps(whole, ensure_ascii=False), media_type="application/json")
 
 
 def _make_answer(
@@ -209,8 +196,8 @@ def _make_answer(
     context = context_length(served.base)
     n_tokens = max_tokens or min(limits.max_tokens, max(context - len(tokens), 1))
     longest = min(limits.max_prompt_tokens, context - n_tokens)
-    if len(tokens) > longest:
-        raise HTTPException(400, f"expected a prompt of at most {longest} tokens, found {len(tokens)}")
+    if not 0 < len(tokens) <= longest:
+        raise HTTPException(400, f"expected a prompt of at least one and at most {longest} tokens, found {len(tokens)}")
     edited = asked.model == served.edited_name
     question = Question(tokens, n_tokens, edited, asked.sampling, asked.stops, strip=chat)
     return Answer(served, request, question, asked.model, chat)
@@ -227,11 +214,6 @@ def _read_chat(served: Served, asked: ChatRequest) -> torch.Tensor:
     if last.role != "user":
         raise HTTPException(400, f"messages: expected the user's question at the end, found a turn of {last.role}")
     return encode_prompt(served.base.tokenizer, last.text)
-
-
-def _check_not_blank(question: str) -> None:
-    if not question.strip():
-        raise HTTPException(400, "expected a question that is not blank")
 
 
 def _check_model(served: Served, name: str) -> None:

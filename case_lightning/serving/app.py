@@ -2,7 +2,6 @@
 
 import asyncio
 from importlib.resources import files
-from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,10 +13,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from case_lightning.errors import CaseError
 from case_lightning.serving.access import require
 from case_lightning.serving.answers import answer_routes
-from case_lightning.serving.edit_desk import LimitError
 from case_lightning.serving.edits import edit_routes
-from case_lightning.serving.engine import BusyError
 from case_lightning.serving.middleware import BodyLimit, RequestLog
+from case_lightning.serving.refusals import describe_error, find_status
 from case_lightning.serving.served import Served
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -26,7 +24,7 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+PAGE_TOKENS = 32  # longest answer on the page
 
 
 def create_app(served: Served) -> FastAPI:
@@ -38,13 +36,16 @@ def create_app(served: Served) -> FastAPI:
     _add_errors(app)
     app.add_middleware(BodyLimit, max_bytes=served.settings.limits.max_body_bytes)
     if served.settings.tokens.read is None:  # else a page of another site could have its name lead here
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"])
+        host = served.settings.host
+        own = f"[{host}]" if ":" in host else host  # as an address in a URL is written
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", own])
     app.add_middleware(RequestLog, metrics=served.metrics)
     return app
 
 
 def _add_operation(app: FastAPI, served: Served) -> None:
     page = (files("case_lightning.serving") / "page.html").read_text(encoding="utf-8")
+    page = page.replace("{{max_tokens}}", str(min(PAGE_TOKENS, served.settings.limits.max_tokens)))
 
     @app.get("/")
     async def index() -> HTMLResponse:
@@ -53,8 +54,8 @@ def _add_operation(app: FastAPI, served: Served) -> None:
     @app.get("/health")
     async def health() -> JSONResponse:
         engine, desk = served.engine, served.desk
-        editing = "off" if desk is None else "on" if desk.alive else "stopped"
-        ready = engine.alive and editing != "stopped"
+        editing = "off" if desk is None else "stopped" if not desk.alive else "stuck" if desk.stuck else "on"
+        ready = engine.alive and editing in ("on", "off")
         found = {"status": "ok" if ready else "failed", "editing": editing, "state": engine.state.fingerprint}
         return JSONResponse(found, 200 if ready else 503)
 
@@ -82,18 +83,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(CaseError)
     async def refuse_mistake(_: Request, error: CaseError) -> JSONResponse:
-        if isinstance(error, LimitError):
-            response = _refuse(429, str(error))
-            response.headers["Retry-After"] = str(int(error.seconds) + 1)
-        elif isinstance(error, BusyError):
-            response = _refuse(503, str(error))
-            response.headers["Retry-After"] = "1"
-        else:
-            response = _refuse(400, str(error))
+        status, headers = find_status(error)
+        response = _refuse(status, str(error))
+        response.headers.update(headers)
         return response
 
 
 def _refuse(status: int, message: str, param: str | None = None) -> JSONResponse:
-    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": None}
-    return JSONResponse({"error": error}, status)
+    return JSONResponse(describe_error(status, message, param), status)

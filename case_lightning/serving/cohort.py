@@ -37,7 +37,7 @@ class Cohort:
 
     def __init__(self, model: PeftModel, state: State, prompts: Sequence[Tensor], routes: Sequence[int]) -> None:
         """Run the prompts."""
-        self.state = state
+        self.state, self._model = state, model
         self._tuner = cast(CaseModel, model.base_model)
         self._base = self._tuner.model
         self._device = model.device
@@ -94,8 +94,7 @@ class Cohort:
         self._mask = torch.cat([self._mask, mask.to(self._device)], dim=1)
         positions = (self._mask.cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
         optional = {"position_ids": positions, "logits_to_keep": 1}
-        layer, name = self._tuner.case_layer, self._tuner.active_adapters[0]
-        layer.case_adapter[name] = self.state.adapter
+        put_in_place(self._model, self.state)
         with self._tuner.forced_routes(self._routes):
             output = self._base(
                 input_ids=tokens.to(self._device),
@@ -108,6 +107,12 @@ class Cohort:
             delattr(self._cache, HELD)  # the routes are held here
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+def put_in_place(model: PeftModel, state: State) -> None:
+    """Have a model use the adapter of a state."""
+    tuner = cast(CaseModel, model.base_model)
+    tuner.case_layer.case_adapter[tuner.active_adapters[0]] = state.adapter
 
 
 def _pad_left(rows: Sequence[Tensor]) -> Tensor:

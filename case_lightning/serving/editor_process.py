@@ -1,15 +1,17 @@
 """The process that edits: it holds the run open, with a base model of its own, and makes one change at a time.
 
-Its priority is low and it uses one thread, so that answers hardly feel it. It ends with the server, whatever it is at:
-every change of a run is made whole or not at all.
+Its priority is low and it uses one thread, so that answers hardly feel it. It ends with the server, whatever it is at
+(where the system cannot see to that, after the change under way): every change of a run is made whole or not at all.
 """
 
+import ctypes
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,9 +29,11 @@ from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run import context_length, quiet_libraries
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
-from case_lightning.errors import CaseError, ConfigError, DataError
+from case_lightning.errors import CaseError, DataError
+from case_lightning.serving.refusals import EditError
 
 NICE = 10
+PR_SET_PDEATHSIG = 1  # of Linux's `prctl`
 SOURCE = "server"  # what the ledger names as the path of a server's edits
 
 
@@ -124,9 +128,8 @@ class EditorProcess:
     def _make(self, edits: Sequence[Edit], on_contradiction: str) -> None:
         session = self.session
         data = asdict(DataSettings(path=SOURCE, batch_size=len(edits)))
-        stream = Stream(len(session.ledger.streams()), data, len(edits), on_contradiction)
-        session.begin(stream)
-        session.edit(edits, replace(stream, n_records=len(edits), finished=True))
+        number = len(session.ledger.streams())  # entered with its batch alone: a failed one leaves nothing to finish
+        session.edit(edits, Stream(number, data, len(edits), on_contradiction, len(edits), finished=True))
 
 
 def work(connection: Connection, path: str) -> None:
@@ -137,6 +140,7 @@ def work(connection: Connection, path: str) -> None:
         path: The run's folder.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
+    end_with_parent()
     os.nice(NICE)
     torch.set_num_threads(1)
     ignore_library_warnings()
@@ -154,11 +158,21 @@ def work(connection: Connection, path: str) -> None:
             while True:
                 name, arguments = connection.recv()
                 connection.send(_answer(editor, name, arguments))
+                if not editor.session.intact:  # what is in memory is of no use; the server says that edits have stopped
+                    return
     except EOFError:
         return
     except CaseError as error:
         with suppress(OSError):
             connection.send(error)
+    except OSError:  # the server went while it was being answered
+        return
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process as soon as the thread that started it ends, however that comes about."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer(editor: EditorProcess, name: str, arguments: tuple[Any, ...]) -> Change | Exception:
@@ -168,7 +182,7 @@ def _answer(editor: EditorProcess, name: str, arguments: tuple[Any, ...]) -> Cha
         return type(error)(str(error))
     except Exception as error:  # the run is as it was before: a change is made whole or not at all
         traceback.print_exc()
-        return ConfigError(f"the edit failed: {type(error).__name__}: {error}")
+        return EditError(f"the edit failed: {type(error).__name__}: {error}")
     return change
 
 

@@ -7,15 +7,17 @@ from typing import Any
 from fastapi import APIRouter, Depends, Query, Request
 
 from case_lightning.data import Edit
-from case_lightning.data.fields import optional_text, require_text
+from case_lightning.data.fields import list_texts, optional_text, require_text
 from case_lightning.errors import DataError
 from case_lightning.serving.access import require
 from case_lightning.serving.editor_process import Change
+from case_lightning.serving.leaving import wait_unless_gone
 from case_lightning.serving.middleware import NOTES
 from case_lightning.serving.schemas import AddRequest, AssessRequest, Fact, IdsRequest
 from case_lightning.serving.served import Served
 
 SHOWN = ("id", "prompt", "target", "subject", "batch", "subspace", "created_at", "superseded_by", "undone_at")
+NOT_DONE = ("in ledger", "rejected", "replaced")  # what becomes of facts that are not made
 Json = dict[str, Any]
 
 
@@ -55,14 +57,17 @@ def edit_routes(served: Served) -> APIRouter:
 
 async def _command(served: Served, request: Request, name: str, items: list[Any], *more: str) -> Json:
     limits = served.settings.limits
-    if len(items) > limits.max_edits:
-        raise DataError(f"expected at most {limits.max_edits} edits in one request, found {len(items)}")
+    most = min(limits.max_edits, limits.edits_per_minute)
+    if len(items) > most:
+        raise DataError(f"expected at most {most} edits in one request, found {len(items)}")
     served.allowance.take(len(items))
     assert served.desk is not None  # noqa: S101  those who have no right to edit do not come here
-    change: Change = await served.desk.command(name, items, *more)
-    served.metrics.edits.labels(name).inc(len(items))
+    command = served.desk.submit(name, items, *more)
+    change: Change = await wait_unless_gone(request, asyncio.wrap_future(command), command.cancel)
+    n_done = sum(one.get("status") not in NOT_DONE for one in change.results)
+    served.metrics.edits.labels(name).inc(n_done)
     fingerprint = served.engine.state.fingerprint
-    notes = {"action": name, "edits": len(items), "state": fingerprint, "held": change.n_edits}
+    notes = {"action": name, "edits": n_done, "state": fingerprint, "held": change.n_edits}
     request.scope[NOTES].update(notes)
     if served.settings.log_prompts:
         texts = [one.to_json() if isinstance(one, Edit) else one for one in items]
@@ -91,5 +96,5 @@ def _read_fact(fact: Fact) -> Edit:
         prompt=require_text(fact.prompt, "prompt"),
         target=require_text(fact.target, "target"),
         subject=optional_text(fact.subject, "subject"),
-        rephrases=tuple(fact.rephrases),
+        rephrases=list_texts(fact.rephrases, "rephrases"),
     )

@@ -15,17 +15,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from case_lightning.errors import CaseError
-from case_lightning.serving.cohort import Cohort
+from case_lightning.serving.cohort import Cohort, put_in_place
 from case_lightning.serving.logs import log
+from case_lightning.serving.refusals import BusyError
 from case_lightning.serving.sampling import Sampling, choose_token
 from case_lightning.serving.state import State
 from case_lightning.serving.text import TextStream
 from case_lightning.subspace import UNEDITED
-
-
-class BusyError(CaseError):
-    """As many questions wait as may wait."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,14 @@ class Piece:
     Attributes:
         text: What is added to it.
         n_tokens: How many tokens it has by now.
-        state: What it comes from.
+        state: Fingerprint of what it comes from: a reader that is slow is not to keep a whole adapter in memory.
         in_scope: Whether an edit answers.
         finish: `stop`, `length` or `error` at its end.
     """
 
     text: str
     n_tokens: int
-    state: State
+    state: str
     in_scope: bool
     finish: str | None = None
 
@@ -110,7 +106,7 @@ class Ticket:
             text += self.text.finish()
             self.done = True
         if text or finish:
-            self.deliver(Piece(text, len(self.tokens), state, self.route != UNEDITED, finish))
+            self.deliver(Piece(text, len(self.tokens), state.fingerprint, self.route != UNEDITED, finish))
 
 
 class Engine:
@@ -169,6 +165,8 @@ class Engine:
         ticket = Ticket(question, deliver, self.tokenizer)
         with self._changed:
             if len(self._waiting) >= self.max_waiting:
+                self._waiting = deque(one for one in self._waiting if not one.cancelled)
+            if len(self._waiting) >= self.max_waiting:
                 raise BusyError(f"{len(self._waiting)} questions wait already; ask again in a while")
             self._waiting.append(ticket)
             self._changed.notify()
@@ -178,6 +176,7 @@ class Engine:
         """Answer questions from another state; answers under way keep theirs."""
         with self._changed:
             self.state = state
+            self._changed.notify()
 
     def close(self) -> None:
         """Stop; answers under way are not finished."""
@@ -190,13 +189,18 @@ class Engine:
         while not self._closed:
             with self._changed:
                 while not (self._waiting or self._active or self._closed):
+                    put_in_place(self.model, self.state)  # an older one would stay in memory until the next question
                     self._changed.wait()
-                free = self.max_rows - self.n_rows
-                admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-                state = self.state
-            under_way = [ticket for _, tickets in self._active for ticket in tickets]
-            self._guard([*under_way, *admitted], state, partial(self._step, admitted, state))
-            self._active = [one for one in self._active if not one[1][0].done]
+            self._go_on()
+
+    def _go_on(self) -> None:
+        with self._changed:
+            free = self.max_rows - self.n_rows
+            admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+            state = self.state
+        under_way = [ticket for _, tickets in self._active for ticket in tickets]
+        self._guard([*under_way, *admitted], state, partial(self._step, admitted, state))
+        self._active = [one for one in self._active if not one[1][0].done]
 
     def _step(self, admitted: list[Ticket], state: State) -> None:
         started, n_rows = time.perf_counter(), self.n_rows + len(admitted)
@@ -211,14 +215,17 @@ class Engine:
     def _admit(self, tickets: list[Ticket], state: State) -> None:
         if not tickets:
             return
-
-        def begin() -> None:
+        try:
+            self._begin(tickets, state)
+        except Exception:  # one that cannot be run is not to take those with it that came in the same step
             for ticket in tickets:
-                ticket.route = state.route(ticket.question.prompt) if ticket.question.edited else UNEDITED
-            prompts = [ticket.question.prompt for ticket in tickets]
-            self._active.append((Cohort(self.model, state, prompts, [ticket.route for ticket in tickets]), tickets))
+                self._guard([ticket], state, partial(self._begin, [ticket], state))
 
-        self._guard(tickets, state, begin)
+    def _begin(self, tickets: list[Ticket], state: State) -> None:
+        for ticket in tickets:
+            ticket.route = state.route(ticket.question.prompt) if ticket.question.edited else UNEDITED
+        prompts = [ticket.question.prompt for ticket in tickets]
+        self._active.append((Cohort(self.model, state, prompts, [ticket.route for ticket in tickets]), tickets))
 
     def _deliver(self) -> None:
         """Choose a token for each row, and let go of those that are done."""
@@ -257,7 +264,7 @@ class Engine:
             for ticket in tickets:
                 if not ticket.done:
                     ticket.done = True
-                    ticket.deliver(Piece("", len(ticket.tokens), state, False, "error"))
+                    ticket.deliver(Piece("", len(ticket.tokens), state.fingerprint, False, "error"))
 
 
 def _find_ends(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -17,7 +17,7 @@ class Metrics:
         rows: Answers that the last step worked on.
         tokens: Tokens of prompts and of answers.
         answers: Answers begun, by whether an edit answers.
-        edits: Edits assessed, added, undone and made again.
+        edits: Edits assessed, added, undone and made again; facts that were left out are not counted.
         held: Edits that hold in the state that questions are answered from.
     """
 

@@ -4,6 +4,7 @@ The log holds no text of a question, an answer or a fact unless the server is to
 """
 
 import time
+import traceback
 import uuid
 
 from starlette.requests import ClientDisconnect
@@ -12,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from case_lightning.serving.logs import log
 from case_lightning.serving.metrics import Metrics
+from case_lightning.serving.refusals import describe_error
 
 NOTES = "case_notes"  # key of a request's scope: what its route has to say in the log
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class BodyLimit:
@@ -39,7 +42,7 @@ class BodyLimit:
             return
         if body is None:
             message = f"expected at most {self.max_bytes} bytes; send less at once"
-            refusal = JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, 413)
+            refusal = JSONResponse(describe_error(413, message), 413)
             await refusal(scope, receive, send)
             return
         parts = [{"type": "http.request", "body": body, "more_body": False}]
@@ -91,10 +94,23 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            _log_failure(name, error)
+            if status != 499:  # it has been sent
+                raise
+            message = f"the server failed; its log says where, at the request {name}"
+            await JSONResponse(describe_error(500, message), 500)(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")  # what clients make up is not a label
-            self.metrics.requests.labels(route, scope["method"], status).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.metrics.requests.labels(route, method, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
-            place = {"id": name, "method": scope["method"], "route": route}
+            place = {"id": name, "method": method, "route": route}
             log("request", **place, status=status, seconds=round(seconds, 4), **scope[NOTES])
+
+
+def _log_failure(request: str, error: Exception) -> None:
+    """Its type and place; its message may hold what was asked."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    log("failed", id=request, error=type(error).__name__, at=f"{last.filename}:{last.lineno}")

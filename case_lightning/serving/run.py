@@ -38,7 +38,7 @@ def serve_run(settings: ServeSettings) -> None:
     try:
         publisher = _Publisher()
         if settings.edits:
-            desk = EditDesk(settings.run, publisher.publish)
+            desk = EditDesk(settings.run, publisher.publish, settings.limits)
             desk.wait_until_open()
         served = _open(settings, load_run(settings.run), desk, publisher)
         host, port = listening.getsockname()[:2]

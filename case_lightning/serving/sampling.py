@@ -5,15 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+GREEDY = 1e-5  # logits divided by less are no longer numbers
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How one answer is sampled.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
+        temperature: 0, and what is next to it, takes the likeliest token.
         top_p: Share of probability that is drawn from, the likeliest tokens first; above 0, up to 1.
-        seed: Of the draws; the same seed, question and state give the same answer.
+        seed: Of the draws; the same seed, question and state give the same answer, unless rounding in another
+            batch tips a draw.
     """
 
     temperature: float = 0.0
@@ -22,7 +25,7 @@ class Sampling:
 
     def make_generator(self) -> torch.Generator | None:
         """The random numbers of one answer; `None` where none are drawn."""
-        if not self.temperature:
+        if self.temperature < GREEDY:
             return None
         generator = torch.Generator()
         if self.seed is None:

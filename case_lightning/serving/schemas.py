@@ -1,10 +1,19 @@
-"""What requests may hold. A field that is not named here is refused: nothing that is asked for is passed over."""
+"""What requests may hold. A field that is not named here is refused: nothing that is asked for is passed over.
 
-from typing import Annotated, Literal
+Ordinary clients send many a field that asks for nothing; those are taken with the value alone that does so.
+"""
+
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from case_lightning.serving.sampling import Sampling
+
+Zero = Annotated[float, Field(ge=0, le=0)] | None
+NoList = Annotated[list[Any], Field(max_length=0)] | None
+NoObject = Annotated[dict[str, Any], Field(max_length=0)] | None
+No = Literal[False] | None
+StopText = Annotated[str, Field(max_length=256)]
 
 
 class Strict(BaseModel):
@@ -17,6 +26,7 @@ class StreamOptions(Strict):
     """How an answer is streamed."""
 
     include_usage: bool = False
+    include_obfuscation: No = None
 
 
 class AnswerRequest(Strict):
@@ -27,11 +37,14 @@ class AnswerRequest(Strict):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
     user: str | None = None
+    frequency_penalty: Zero = None
+    presence_penalty: Zero = None
+    logit_bias: NoObject = None
 
     @property
     def sampling(self) -> Sampling:
@@ -53,7 +66,16 @@ class AnswerRequest(Strict):
 class CompletionRequest(AnswerRequest):
     """A text to go on with."""
 
-    prompt: str
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    echo: No = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+    logprobs: None = None
+
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
 class TextPart(Strict):
@@ -64,11 +86,16 @@ class TextPart(Strict):
 
 
 class Message(Strict):
-    """A turn of a chat."""
+    """A turn of a chat; an answer of this server may come back as one."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
+    refusal: None = None
+    function_call: None = None
+    tool_calls: None = None
+    annotations: NoList = None
+    audio: None = None
 
     @property
     def text(self) -> str:
@@ -76,11 +103,27 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class ResponseFormat(Strict):
+    """The form of an answer."""
+
+    type: Literal["text"]
+
+
 class ChatRequest(AnswerRequest):
     """A chat to answer."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: No = None
+    top_logprobs: Zero = None
+    metadata: dict[str, str] | None = None
+    store: No = None
+    service_tier: Literal["auto", "default"] | None = None
+    response_format: ResponseFormat | None = None
+    tools: NoList = None
+    parallel_tool_calls: bool | None = None
+    function_call: None = None
+    reasoning_effort: None = None
 
 
 class Fact(Strict):

@@ -22,6 +22,8 @@ class Limits:
         max_waiting: Questions that wait beside these; more are sent away.
         max_edits: Facts in one request.
         edits_per_minute: Facts added, assessed, undone or made again in a minute, by all clients together.
+        max_waiting_edits: Requests to edit that are under way or wait; more are sent away.
+        max_edit_seconds: Time after which one under way counts as stuck, and the server as ill.
     """
 
     max_body_bytes: int = 256 * 1024
@@ -31,6 +33,8 @@ class Limits:
     max_waiting: int = 256
     max_edits: int = 32
     edits_per_minute: int = 60
+    max_waiting_edits: int = 8
+    max_edit_seconds: int = 600
 
 
 @dataclass(frozen=True)

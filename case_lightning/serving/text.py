@@ -53,5 +53,5 @@ class TextStream:
 
     def _count_held_back(self, text: str) -> int:
         """Length of the longest end of a text that a stop text begins with."""
-        lengths = [length for one in self.stop for length in range(1, len(one)) if text.endswith(one[:length])]
-        return max(lengths, default=0)
+        lengths = [(one, length) for one in self.stop for length in range(1, min(len(one), len(text) + 1))]
+        return max((length for one, length in lengths if text.endswith(one[:length])), default=0)

@@ -152,7 +152,9 @@ def test_a_failure_at_each_commit_point(
         patched.setattr(holder, at, fail)
         with pytest.raises(RunError, match=r"cannot be written \(No space left on device\); make room there"):
             session.edit(EDITS[4:8], STREAM, point=True)
+    known = session.editor.edits, session.editor.n_keys, len(session.editor.adapter.keys)
     resumed = open_session(tiny_model, tmp_path / "cut")
+    assert known == (resumed.editor.edits, resumed.editor.n_keys, len(resumed.editor.adapter.keys))
     done = len(resumed.editor.edits)
     assert done == (4 if at in ("write", "enter") else 8)
     assert {path.name for path in (tmp_path / "cut").iterdir()} <= {
@@ -163,11 +165,14 @@ def test_a_failure_at_each_commit_point(
     assert state_of(resumed) == state_of(whole)
 
 
-def test_an_undo_that_fails_leaves_the_run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("holder", "at"), [("self", "_check_outcome"), ("ledger", "rewrite")])
+def test_an_undo_that_fails_leaves_the_run(
+    tiny_model: Path, tmp_path: Path, holder: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
     before = state_of(session)
     with monkeypatch.context() as patched:
-        patched.setattr(session, "_check_outcome", lambda _: 1 / 0)
+        patched.setattr(session if holder == "self" else session.ledger, at, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             session.undo([EDITS[0].id])
     assert state_of(session) == before

@@ -2,7 +2,8 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from case_lightning import serve
 from case_lightning.command_line import run_verb
 from case_lightning.errors import ConfigError
-from case_lightning.serving.edit_desk import Allowance, LimitError
+from case_lightning.serving.edit_desk import Allowance
+from case_lightning.serving.refusals import LimitError
 from case_lightning.serving.settings import ServeSettings, Tokens, check_access, read_tokens
 from tests.editing.tiny_run import UNRELATED
 from tests.serving.client import EDITED, connect, get, post
 from tests.serving.conftest import RunningServer, start_server
 
+Starter = Callable[..., AbstractContextManager[RunningServer]]
 READ, EDIT = "read-token-1", "edit-token-1"
 FACT = {"edits": [{"prompt": "The game is", "target": "old"}]}
 QUESTION = {"model": EDITED, "prompt": UNRELATED, "max_tokens": 2}
@@ -57,10 +60,11 @@ def test_tokens(guarded: RunningServer, token: str | None, asking: int, listing:
     [
         ("/v1/edits", {"edits": FACT["edits"] * 4}, 400, "at most 3 edits in one request, found 4"),
         ("/v1/edits", {"edits": []}, 400, "edits: "),
+        ("/v1/edits", {"edits": [{"prompt": "a", "target": "b", "rephrases": ["\ud800"]}]}, 400, "surrogate pair"),
         ("/v1/edits", {"edits": [{"prompt": "a", "target": " "}]}, 400, "edits[0].target: expected text"),
         ("/v1/edits", {"edits": [{"prompt": "a", "target": "b", "hint": 1}]}, 400, "edits.0.hint: Extra inputs"),
         ("/v1/edits", FACT | {"on_contradiction": "x"}, 400, "on_contradiction: "),
-        ("/v1/completions", QUESTION | {"prompt": "the " * 21}, 400, "a prompt of at most 20 tokens"),
+        ("/v1/completions", QUESTION | {"prompt": "the " * 21}, 400, "and at most 20 tokens"),
         ("/v1/completions", QUESTION | {"prompt": "the " * 2000}, 413, "at most 5000 bytes"),
         ("/v1/completions", b"{", 400, "JSON"),
         ("/v1/none", {}, 404, "Not Found"),
@@ -107,6 +111,19 @@ def test_edits_are_limited_by_the_minute() -> None:
     allowance.take(60)
     with pytest.raises(LimitError):
         allowance.take(1)
+
+
+def test_more_facts_than_a_minute_takes_are_refused_for_good(starter: Starter) -> None:
+    with starter("--limits.edits_per_minute", "2") as running:
+        status, answer = post(running.address, "/v1/edits/assess", {"edits": FACT["edits"] * 3})
+    assert (status, "at most 2 edits in one request" in answer["error"]["message"]) == (400, True)
+
+
+def test_an_address_with_colons_is_answered_at(starter: Starter) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with starter("--host", "::1", "--edits", "false") as running:
+        assert get(running.address, "/v1/models")[0] == 200
 
 
 def test_the_server_says_when_to_come_again(guarded: RunningServer) -> None:

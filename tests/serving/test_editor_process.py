@@ -8,7 +8,7 @@ from case_lightning.data import Edit
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
-from case_lightning.errors import DataError
+from case_lightning.errors import ConfigError, DataError
 from case_lightning.serving.editor_process import EditorProcess
 from tests.editing.tiny_run import load_tiny, make_edits, make_settings
 
@@ -61,3 +61,44 @@ def test_ids_are_edits_own(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"edits\[1\].id: .* is the id of another edit; give one of its own or none"):
         editor.add([EDITS[0], EDITS[0]], "supersede")
     assert len(digests(editor)) == 1
+
+
+@pytest.mark.parametrize(("holder", "at"), [("ledger", "enter"), ("editor", "check"), ("store", "write")])
+def test_an_edit_that_fails_leaves_nothing_behind(
+    tiny_model: Path, tmp_path: Path, holder: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in memory either: the next edit would carry it along, answered from and in no ledger."""
+    editor, plain = (open_editor(tiny_model, tmp_path / name) for name in ("run", "plain"))
+    for one in (editor, plain):
+        one.add(EDITS[:2], "supersede")
+    newer = Edit("newer", EDITS[0].prompt, "minister")
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(editor.session, holder), at, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            editor.add([newer], "supersede")
+    assert editor.session.intact
+    assert len(editor.session.ledger.streams()) == 2
+    for one in (editor, plain):
+        assert one.add([newer, EDITS[2]], "supersede").results[0]["status"] == "added"
+    assert digests(editor) == digests(plain)
+    again = open_editor(tiny_model, tmp_path / "run")
+    assert again.add([Edit("newest", EDITS[0].prompt, "game")], "supersede").results[0]["supersedes"] == ["newer"]
+
+
+def test_a_diverged_edit_leaves_no_stream_to_finish(tiny_model: Path, tmp_path: Path) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    editor.session.editor.module.learning_rate = 1e37
+    with pytest.raises(ConfigError, match="diverged"):
+        editor.add(EDITS[:2], "supersede")
+    assert all(stream.finished for stream in editor.session.ledger.streams())
+
+
+def test_a_session_that_cannot_go_back_says_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    monkeypatch.setattr(editor.session.ledger, "enter", lambda *_: 1 / 0)
+    monkeypatch.setattr(editor.session, "_recall", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        editor.add(EDITS[:2], "supersede")
+    assert not editor.session.intact

@@ -1,6 +1,9 @@
 """The engine: each answer is what the model says alone, whatever is decoded beside it and however it changes."""
 
+import gc
 import queue
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,8 @@ from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.encoding import encode_prompt
 from case_lightning.editing.loading import LoadedRun, load_run
 from case_lightning.editing.scoring import Scorer
-from case_lightning.serving.engine import BusyError, Engine, Piece, Question
+from case_lightning.serving.engine import Engine, Piece, Question
+from case_lightning.serving.refusals import BusyError
 from case_lightning.serving.sampling import Sampling
 from case_lightning.serving.state import State, load_state
 from case_lightning.subspace import UNEDITED
@@ -104,8 +108,8 @@ def test_an_answer_under_way_keeps_its_state(
     engine.submit(ask(run, prompt), deliver)
     (old_text, new_text), pieces = zip(*[collect(one) for one in (old, new)], strict=True)
     assert (old_text, new_text) == (alone[prompt, True], alone[prompt, False])
-    assert [{piece.state.digest for piece in one} for one in pieces] == [{state.digest}, {empty.digest}]
-    assert pieces[1][0].state.fingerprint.endswith("-0")
+    assert [{piece.state for piece in one} for one in pieces] == [{state.fingerprint}, {empty.fingerprint}]
+    assert pieces[1][0].state.endswith("-0")
 
 
 def test_a_cancelled_answer_makes_room(run: LoadedRun, engine: Engine) -> None:
@@ -127,12 +131,37 @@ def test_too_many_questions_are_refused(run: LoadedRun, engine: Engine) -> None:
         engine.submit(ask(run, UNRELATED), lambda _: None)
 
 
+def test_those_that_have_left_keep_no_place(run: LoadedRun, engine: Engine) -> None:
+    engine.max_waiting = 1
+    with engine._changed:  # the engine takes none up meanwhile
+        engine.submit(ask(run, UNRELATED), lambda _: None).cancel()
+        engine.submit(ask(run, UNRELATED), lambda _: None)
+        with pytest.raises(BusyError):
+            engine.submit(ask(run, UNRELATED), lambda _: None)
+
+
+def test_an_idle_engine_lets_go_of_an_older_state(run: LoadedRun, state: State, engine: Engine) -> None:
+    pieces: queue.Queue[Piece] = queue.Queue()
+    older = load_state(run.model, run.folder.adapter, len(run.edits), state)
+    watched = weakref.ref(older.adapter)
+    engine.publish(older)
+    engine.submit(ask(run, UNRELATED), pieces.put)
+    collect(pieces)
+    engine.publish(state)
+    del older
+    until = time.monotonic() + 60
+    while gc.collect() >= 0 and watched():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_a_failing_answer_takes_no_other_with_it(run: LoadedRun, engine: Engine) -> None:
     broken, fine = queue.Queue(), queue.Queue()  # type: ignore[var-annotated]
     bad = encode_prompt(run.base.tokenizer, UNRELATED) + 10**6  # no such tokens
-    engine.submit(Question(bad, LENGTH, False), broken.put)
+    with engine._changed:  # both in the same step
+        engine.submit(Question(bad, LENGTH, False), broken.put)
+        engine.submit(ask(run, UNRELATED), fine.put)
     assert collect(broken)[1][-1].finish == "error"
-    engine.submit(ask(run, UNRELATED), fine.put)
     assert collect(fine)[1][-1].finish in ("stop", "length")
     assert engine.alive
 

@@ -91,12 +91,21 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     ("asked", "status", "said"),
     [
         ({"model": "none"}, 404, "model: expected model+edits or model, found 'none'"),
-        ({"prompt": " "}, 400, "a question that is not blank"),
+        ({"prompt": " "}, 400, "prompt: expected text that is not blank"),
         ({"max_tokens": 257}, 400, "max_tokens: expected at most 256, found 257"),
-        ({"max_tokens": 60}, 400, "a prompt of at most 4 tokens"),
+        ({"max_tokens": 60}, 400, "and at most 4 tokens"),
         ({"temperature": -1}, 400, "temperature: "),
         ({"n": 2}, 400, "n: "),
-        ({"logprobs": 5}, 400, "logprobs: Extra inputs are not permitted"),
+        ({"prompt": []}, 400, "prompt"),
+        ({"prompt": ["a", "b"]}, 400, "prompt"),
+        ({"logprobs": 5}, 400, "logprobs: "),
+        ({"echo": True}, 400, "echo: "),
+        ({"best_of": 2}, 400, "best_of: "),
+        ({"suffix": "a"}, 400, "suffix: "),
+        ({"frequency_penalty": 0.5}, 400, "frequency_penalty: "),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias: "),
+        ({"extra_body": {"grammar": 1}}, 400, "grammar: Extra inputs are not permitted"),
+        ({"stop": "a" * 257}, 400, "stop"),
         ({"stop": ["a"] * 5}, 400, "stop"),
     ],
 )
@@ -105,6 +114,64 @@ def test_mistakes_are_refused(client: openai.OpenAI, asked: dict[str, object], s
         client.completions.create(**{"model": EDITED, "prompt": UNRELATED} | asked)  # type: ignore[call-overload]
     assert caught.value.status_code == status
     assert said in caught.value.message
+
+
+NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}}
+NEUTRAL_TEXT = NEUTRAL | {"echo": False, "best_of": 1, "suffix": "", "logprobs": None}
+NEUTRAL_CHAT = NEUTRAL | {
+    "logprobs": False,
+    "top_logprobs": None,
+    "metadata": {"of": "us"},
+    "store": False,
+    "service_tier": "auto",
+    "response_format": {"type": "text"},
+    "tools": [],
+    "parallel_tool_calls": True,
+    "function_call": None,
+    "reasoning_effort": None,
+}
+
+
+def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
+    plain = {"model": EDITED, "max_tokens": 4}
+    texts = [
+        client.completions.create(prompt=prompt, **more | plain).choices[0].text  # type: ignore[call-overload]
+        for prompt, more in ((UNRELATED, {}), (UNRELATED, NEUTRAL_TEXT), ([UNRELATED], {}))
+    ]
+    assert len(set(texts)) == 1
+    asked: list[object] = [{"role": "user", "content": PROMPT}]
+    answer = client.chat.completions.create(messages=asked, **NEUTRAL_CHAT | plain).choices[0].message  # type: ignore[call-overload]
+    asked += [answer, {"role": "user", "content": PROMPT}]
+    again = client.chat.completions.create(messages=asked, **plain).choices[0].message  # type: ignore[call-overload]
+    assert again.content == answer.content
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"tools": [{}]},
+        {"response_format": {"type": "json_object"}},
+        {"logprobs": True},
+        {"top_logprobs": 2},
+        {"reasoning_effort": "high"},
+        {"store": True},
+        {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]},
+        {"messages": [{"role": "user", "content": "\ud800 x"}, {"role": "user", "content": "x"}]},
+    ],
+    ids=str,
+)
+def test_what_a_chat_is_not_given_is_refused(server: RunningServer, asked: dict[str, object]) -> None:
+    body = {"model": EDITED, "messages": [{"role": "user", "content": PROMPT}]} | asked
+    assert post(server.address, "/v1/chat/completions", body)[0] == 400
+
+
+def test_half_a_character_is_refused(server: RunningServer) -> None:
+    for path in ("completions", "chat/completions"):
+        body = {"model": EDITED, "prompt": "\ud800 x"}
+        if path.startswith("chat"):
+            body = {"model": EDITED, "messages": [{"role": "user", "content": "\ud800 x"}]}  # type: ignore[dict-item]
+        status, answer = post(server.address, f"/v1/{path}", body)
+        assert (status, "half of a surrogate pair" in answer["error"]["message"]) == (400, True)
 
 
 def test_a_fact_is_assessed_added_listed_and_undone(starter: Starter) -> None:
@@ -121,6 +188,7 @@ def test_a_fact_is_assessed_added_listed_and_undone(starter: Starter) -> None:
         listed = get(address, "/v1/edits?limit=1")[1]
         assert (listed["total"], listed["data"][0]["id"]) == (9, added["data"][0]["id"])
         assert post(address, "/v1/edits", {"edits": [newer]})[1]["data"][0]["status"] == "in ledger"
+        assert 'case_edits_total{action="add"} 1.0' in get(address, "/metrics")[1]
         rejected = {"edits": [newer | {"target": "game"}], "on_contradiction": "reject"}
         assert post(address, "/v1/edits", rejected)[1]["data"][0]["status"] == "rejected"
         ids = {"ids": [added["data"][0]["id"]]}

@@ -53,6 +53,23 @@ def test_pieces_make_the_text(
     assert max(map(len, pieces), default=0) <= 2 or stop
 
 
+def test_a_long_stop_text_costs_no_more_than_the_answer_is_long(by_bytes: PreTrainedTokenizerFast) -> None:
+    class Counted(str):
+        sliced = 0
+
+        def __getitem__(self, key: slice) -> str:  # type: ignore[override]
+            Counted.sliced += 1
+            return str.__getitem__(self, key)
+
+    stream(by_bytes, "short", (Counted("x" * 100_000),))
+    assert 0 < Counted.sliced <= 15
+
+
+def test_next_to_no_temperature_is_none() -> None:
+    sampling = Sampling(1e-320, 1.0, 0)
+    assert choose_token(torch.tensor([0.0, 3.0, 1.0]), sampling, sampling.make_generator()) == 1
+
+
 def test_the_likeliest_token_is_taken() -> None:
     assert choose_token(torch.tensor([0.0, 3.0, 1.0]), Sampling(), Sampling().make_generator()) == 1
 

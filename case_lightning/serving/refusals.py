@@ -1,0 +1,50 @@
+"""What a server does not do, and how it says so: each error has its status, and all have OpenAI's form."""
+
+from typing import Any
+
+from case_lightning.errors import CaseError, RunError, UnknownEditError
+
+KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class BusyError(CaseError):
+    """As many questions or edits wait as may wait."""
+
+
+class EditError(CaseError):
+    """An edit failed in a way that nobody has foreseen; the run is as it was before."""
+
+
+class LimitError(CaseError):
+    """More edits than may be made in a minute.
+
+    Args:
+        message: What the client is told.
+        seconds: When to come again.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        """Store the arguments."""
+        super().__init__(message)
+        self.seconds = seconds
+
+
+def find_status(error: CaseError) -> tuple[int, dict[str, str]]:
+    """The status that an error is answered with, and the headers beside it.
+
+    What the client has got wrong is a 400; a run or an editing process that is out of order is none of its mistakes.
+    """
+    if isinstance(error, LimitError):
+        return 429, {"Retry-After": str(int(error.seconds) + 1)}
+    if isinstance(error, BusyError):
+        return 503, {"Retry-After": "1"}
+    if isinstance(error, EditError):
+        return 500, {}
+    is_out_of_order = isinstance(error, RunError) and not isinstance(error, UnknownEditError)
+    return (503 if is_out_of_order else 400), {}
+
+
+def describe_error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an answer with an error."""
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}

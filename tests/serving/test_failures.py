@@ -1,0 +1,142 @@
+"""What the server says when something of its own fails, and what an editing process in disorder comes to."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from fastapi import HTTPException
+from prometheus_client import generate_latest
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from case_lightning.errors import CaseError, ConfigError, DataError, RunError, UnknownEditError
+from case_lightning.serving import edit_desk
+from case_lightning.serving.edit_desk import EditDesk
+from case_lightning.serving.editor_process import Change
+from case_lightning.serving.leaving import wait_unless_gone
+from case_lightning.serving.metrics import Metrics
+from case_lightning.serving.middleware import RequestLog
+from case_lightning.serving.refusals import BusyError, EditError, LimitError, find_status
+from case_lightning.serving.settings import Limits
+
+
+def pretend_to_work(connection: Connection, path: str) -> None:
+    """In the editing process's place: sleeps, ends, or says that there is a new state."""
+    connection.send(Change([], "first", 0))
+    while True:
+        name, arguments = connection.recv()
+        if name == "end":
+            return
+        time.sleep(arguments[0] if name == "sleep" else 0)
+        connection.send(Change([{"status": name}], name if name == "new" else "first", 0))
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[EditDesk]:
+    monkeypatch.setattr(edit_desk, "work", pretend_to_work)
+    published: list[Path] = []
+
+    def publish(path: Path, n_edits: int) -> None:
+        published.append(path)
+        if len(published) == 1:
+            raise MemoryError("no room")
+
+    made = EditDesk("run", publish, Limits(max_waiting_edits=2, max_edit_seconds=0))
+    made.wait_until_open()
+    yield made
+    made.close()
+
+
+def test_changes_wait_within_bounds_and_a_slow_one_is_seen(desk: EditDesk) -> None:
+    assert not desk.stuck
+    slow, waiting = desk.submit("sleep", 1.0), desk.submit("sleep", 0)
+    with pytest.raises(BusyError, match="2 changes wait already"):
+        desk.submit("sleep", 0)
+    until = time.monotonic() + 60
+    while not desk.stuck:
+        assert time.monotonic() < until
+    assert waiting.cancel()
+    assert not slow.cancel()
+    assert slow.result(60).results == [{"status": "sleep"}]
+    assert desk.submit("sleep", 0).result(60)
+    assert not desk.stuck
+
+
+def test_a_change_that_cannot_be_shown_is_shown_with_the_next(desk: EditDesk) -> None:
+    with pytest.raises(RunError, match=r"is made, but not answered from yet \(MemoryError: no room\)"):
+        desk.submit("new").result(60)
+    assert desk.submit("new").result(60)
+    assert desk.alive
+
+
+def test_an_editing_process_that_is_gone(desk: EditDesk) -> None:
+    with pytest.raises(RunError, match="the editing process is gone"):
+        desk.submit("end").result(60)
+    assert not desk.alive
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DataError("x"), 400),
+        (ConfigError("the fit diverged"), 400),
+        (UnknownEditError("x"), 400),
+        (LimitError("x", 1), 429),
+        (EditError("x"), 500),
+        (BusyError("x"), 503),
+        (RunError("cannot be written"), 503),
+    ],
+)
+def test_whose_mistake_it_is(error: CaseError, status: int) -> None:
+    assert find_status(error)[0] == status
+
+
+class Gone:
+    """A request whose client has left."""
+
+    async def receive(self) -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+
+def test_work_is_given_up_once_its_client_has_gone() -> None:
+    async def check() -> None:
+        endless = asyncio.ensure_future(asyncio.sleep(600))
+        with pytest.raises(HTTPException) as caught:
+            await asyncio.wait_for(wait_unless_gone(Gone(), endless, endless.cancel), 60)  # type: ignore[arg-type]
+        assert caught.value.status_code == 499
+
+    asyncio.run(check())
+
+
+def test_a_failure_that_nobody_has_foreseen(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise KeyError("what was asked")
+
+    metrics = Metrics()
+    client = TestClient(RequestLog(fail, metrics))
+    answer = client.request("MADEUP", "/")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
+    assert 'method="other",route="other",status="500"' in generate_latest(metrics.registry).decode()
+    assert "what was asked" not in answer.text
+
+
+CHILD = "import time; from case_lightning.serving.editor_process import end_with_parent as end; end(); "
+CHILD += "print('ready', flush=True); time.sleep(600)"
+PARENT = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {CHILD!r}]); time.sleep(600)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone sees to it")
+def test_the_editing_process_ends_with_the_server() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:  # noqa: S603
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        os.kill(parent.pid, signal.SIGKILL)
+        assert parent.stdout.read() == ""  # ends once nobody holds its other side
