@@ -34,7 +34,7 @@ class Limits:
     max_edits: int = 32
     edits_per_minute: int = 60
     max_waiting_edits: int = 8
-    max_edit_seconds: int = 600
+    max_edit_seconds: int = 3600
 
 
 @dataclass(frozen=True)
