@@ -60,11 +60,11 @@ class _Skipped(nn.Module):
         return (hidden_states,) if self.returns_tuple else hidden_states
 
 
-class _Exit(_Skipped):
+class _Exit(nn.Module):
     """Stands in for a layer above those that are run: what enters it is what was asked for."""
 
     @override
-    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
         raise _ReachedError(hidden_states)
 
 
@@ -91,7 +91,7 @@ class Prefix:
     ) -> None:
         """Take the model apart."""
         twins: dict[nn.Module, nn.Module] = {architecture.output_head: architecture.output_head}  # never run
-        twins |= {module: _stand_in(module, _Exit(False)) for module in architecture.layers[layer:]}
+        twins |= {module: _stand_in(module, _Exit()) for module in architecture.layers[layer:]}
         self.model = cast(PreTrainedModel, _copy(model, twins, {}, dtype))
         self.batch_tokens = batch_tokens
 

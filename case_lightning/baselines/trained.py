@@ -38,8 +38,8 @@ class TrainedMethod(EditingMethod):
         super().__init__(base, seed)
         architecture = base.architecture
         self.layer = architecture.check_layer(architecture.default_layer if layer is None else layer)
-        dtype, attention = choose_dtype("auto", base.model), choose_attention(base.model)
         self.prefix = Prefix(base.model, architecture, self.layer)
+        dtype, attention = choose_dtype("auto", base.model), choose_attention(base.model)
         self.suffix = Suffix(base.model, architecture, self.layer, dtype, shared, attention)
 
     def encode(self, edits: Sequence[Edit]) -> list[Encoded]:

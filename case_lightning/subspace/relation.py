@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from case_lightning.subspace.whitening import measure_whitening
+
 RELATION_DEPTH = 0.27  # of the model: where the states are taken
 PIECE = 64  # tokens of the calibration text that are run together, and most of a sentence on each side of its subject
-RIDGE = 0.1  # of the mean variance
 ENDS = ("a.", "a?", "a!", "a\n", "a.\n", "a?\n", "a\n\n", "a:\n")  # texts whose last token ends a sentence
 
 States = Callable[[Sequence[Tensor]], list[Tensor]]  # of texts `(length,)`, `(length, hidden)` each
@@ -73,9 +74,7 @@ class RelationSpace:
         """Mean `(hidden,)` and whitening `(hidden, hidden)` of states of ordinary text."""
         pieces = torch.split(self.calibration.cpu().long(), PIECE)
         sample = torch.cat([states[1:] for states in self.states(pieces)]).double()
-        mean = sample.mean(0)
-        variance, directions = torch.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
-        whiten = directions / (variance.clamp_min(0) + RIDGE * variance.mean()).sqrt()
+        mean, whiten = measure_whitening(sample)
         return mean.float(), whiten.float()
 
 

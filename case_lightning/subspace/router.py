@@ -41,6 +41,7 @@ from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.subspaces import UNEDITED
+from case_lightning.subspace.whitening import measure_whitening
 
 WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
 SLACK = 2  # tokens that may stand between those of a subject, where there is nothing else to go by
@@ -49,7 +50,6 @@ WHOLE = 0.45  # of a prompt without a subject: what a query has to cover
 CERTAIN = 0.5  # of the words of what is asked: then no state is looked at
 WORDS, MOST = 0.5, 0.3  # how much words weigh beside the cosine of states, and from where on more of them say no more
 ROUNDING = 1e-5  # by which a token's cosine with itself may fall short of 1
-RIDGE = 0.1  # of the mean variance: keeps directions that the calibration text hardly shows from being blown up
 
 
 class _Match(NamedTuple):
@@ -90,10 +90,7 @@ class TokenSpace:
         self.embedding = embedding
         self.calibration = calibration
         sample = embedding[calibration.to(embedding.device)].float()
-        self.mean = sample.mean(0)
-        centred = sample - self.mean
-        variance, directions = torch.linalg.eigh(centred.T @ centred / len(sample))
-        self.whiten = directions / (variance.clamp_min(0) + RIDGE * variance.mean()).sqrt()  # (d, d)
+        self.mean, self.whiten = measure_whitening(sample)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Directions and weights of tokens.

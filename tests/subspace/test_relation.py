@@ -13,7 +13,8 @@ from case_lightning.base import find_architecture
 from case_lightning.base.suffix import Prefix
 from case_lightning.subspace import Router
 from case_lightning.subspace.keys import RouterKeys
-from case_lightning.subspace.relation import PIECE, RIDGE, RelationSpace, find_boundaries
+from case_lightning.subspace.relation import PIECE, RelationSpace, find_boundaries
+from case_lightning.subspace.whitening import RIDGE
 from tests.editing.tiny_run import build_tokenizer
 from tests.subspace.test_router import FRANCE, IS, LONDON, MAYOR, OF, PARIS, SPACE, VOCAB, match
 from tests.subspace.tiny_adapters import OTHER, PROMPT, SUBJECT, build_adapter, build_base, draw_tokens

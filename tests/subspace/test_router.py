@@ -10,7 +10,8 @@ from torch import Tensor
 
 from case_lightning.subspace import UNEDITED, Router, TokenSpace
 from case_lightning.subspace.keys import RouterKeys
-from case_lightning.subspace.router import RIDGE, SLACK, WEAKEST, WHOLE
+from case_lightning.subspace.router import SLACK, WEAKEST, WHOLE
+from case_lightning.subspace.whitening import RIDGE
 
 VOCAB, WIDTH = 40, 16
 THRESHOLDS = (0.8, 0.05)
