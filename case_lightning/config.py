@@ -142,7 +142,8 @@ class ConsolidationSettings:
     """Past edits learned again together, from time to time, at a rate that falls to 0.
 
     Args:
-        every: Edits from one consolidation to the next; 0 is never.
+        every: Edits from one consolidation to the next; 0 is never. A stream that brought at least half as many since
+            the last one ends with one, too.
         passes: How often one shows each edit.
         edits: Most edits of one, drawn at random.
         batch_size: Edits in one of its steps.

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from case_lightning.config import ConsolidationSettings
 from case_lightning.editing.batches import EditBatch, PreparedEdit, choose_wording, share_rows
+from case_lightning.editing.ledger import Stream
 from case_lightning.editing.stream import Row
 
 
@@ -63,23 +64,39 @@ class PassData(IterableDataset[EditBatch]):
             yield share_rows(edits, texts, self.rank, self.world_size)
 
 
-def is_due(before: int, after: int, settings: ConsolidationSettings) -> bool:
-    """Whether a consolidation follows the batch that took the number of edits made from `before` to `after`."""
-    return settings.every > 0 and before // settings.every < after // settings.every
+def is_due(before: int, after: int, settings: ConsolidationSettings, closing: int = 0) -> bool:
+    """Whether a consolidation follows a batch.
+
+    One follows whenever `every` edits are complete. One also ends a stream that brought at least half as many since:
+    their run may be used for long as they left it. A stream of a few edits is not worth a pass over all.
+
+    Args:
+        before: Edits made before the batch.
+        after: The same with it.
+        settings: How often.
+        closing: Edits of the stream that ends with the batch; 0 where none does.
+    """
+    every = settings.every
+    return every > 0 and (before // every < after // every or 2 * min(after % every, closing) >= every)
 
 
-def count_all_steps(rows: Sequence[Row], settings: ConsolidationSettings) -> int:
+def count_all_steps(rows: Sequence[Row], streams: Sequence[Stream], settings: ConsolidationSettings) -> int:
     """Optimizer steps of all consolidations of a run.
 
     Args:
-        rows: Its ledger.
+        rows: Its ledger's edits.
+        streams: Its ledger's streams.
         settings: Its settings.
     """
-    batches = {row["id"]: row["batch"] for row in rows if row["batch"] is not None}
-    ends = {row["id"]: batches.get(row["superseded_by"], math.inf) for row in rows if row["id"] in batches}
+    made_rows = [row for row in rows if row["batch"] is not None]
+    batches = {row["id"]: row["batch"] for row in made_rows}
+    ends = {row["id"]: batches.get(row["superseded_by"], math.inf) for row in made_rows}
+    sizes = Counter(row["stream"] for row in made_rows)
+    last = {row["stream"]: row["batch"] for row in made_rows}  # rows are in order
+    closing = {last[one.number]: sizes[one.number] for one in streams if one.finished and one.number in last}
     steps = made = 0
     for batch, count in sorted(Counter(batches.values()).items()):
-        if is_due(made, made + count, settings):
+        if is_due(made, made + count, settings, closing.get(batch, 0)):
             steps += count_steps(sum(start <= batch < ends[name] for name, start in batches.items()), settings)
         made += count
     return steps

@@ -149,8 +149,13 @@ class Editor:
         self.past: list[PreparedEdit] = []
         self.n_keys: list[int] = []
 
-    def edit(self, edits: Sequence[Edit]) -> BatchOutcome:
-        """Write one batch of edits into the model: one fit."""
+    def edit(self, edits: Sequence[Edit], closing: int = 0) -> BatchOutcome:
+        """Write one batch of edits into the model: one fit.
+
+        Args:
+            edits: The batch.
+            closing: Edits of the stream that ends with it; 0 where none does.
+        """
         started = time.perf_counter()
         profile = self.trainer.profiler.profile  # type: ignore[attr-defined]  # set by a function that mypy cannot see
         with profile("prefix"):
@@ -174,9 +179,9 @@ class Editor:
         masks = [one for mask in self.masks for one in mask.summarize()]
         with profile("commit"):
             self._commit(edits)
-        if is_due(self.n_made - len(edits), self.n_made, self.settings.consolidation):
+        if is_due(self.n_made - len(edits), self.n_made, self.settings.consolidation, closing):
             with profile("consolidation"):
-                self._consolidate()
+                self.consolidate()
         seconds = time.perf_counter() - started
         losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
         if self.plots:
@@ -290,7 +295,8 @@ class Editor:
     def _encode_chat(self, edit: Edit) -> Encoded:
         return encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)
 
-    def _consolidate(self) -> None:
+    def consolidate(self) -> None:
+        """Learn past edits again, all together."""
         data = PassData(
             self.past,
             self.settings.consolidation,

@@ -60,7 +60,7 @@ def score_run(
     metrics["cost"] |= {
         "evaluate_seconds": seconds,
         "optimizer_steps": ledger.snapshots()[-1].n_batches * settings.training.steps
-        + count_all_steps(ledger.rows(), settings.consolidation),
+        + count_all_steps(ledger.rows(), ledger.streams(), settings.consolidation),
         "subspaces": len(method.tuner.case_layer.adapter.subspaces),
         "adapter_bytes": (folder.adapter / ADAPTER).stat().st_size,
     }

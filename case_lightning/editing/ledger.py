@@ -265,7 +265,7 @@ def _put_outcome(connection: sqlite3.Connection, made: MadeBatch) -> None:
 
 def _put_snapshot(connection: sqlite3.Connection, one: Snapshot | None) -> None:
     if one:
-        connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (one.n_batches, one.name, one.digest))
+        connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (one.n_batches, one.name, one.digest))
 
 
 def _put_stream(connection: sqlite3.Connection, stream: Stream) -> None:

@@ -5,6 +5,7 @@ the new one as well, and goes on to the bit as if it had not been cut off.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -19,6 +20,7 @@ from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import keep_latest, normalize_question
 from case_lightning.editing.batch_log import trim_log
+from case_lightning.editing.consolidation import is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
 from case_lightning.editing.run_folder import RunFolder
@@ -56,6 +58,7 @@ class Session:
         self.ledger = Ledger(folder.ledger)
         self.store = Store(folder, self.ledger)
         self.n_batches = 0
+        self._sizes: Counter[int] = Counter()  # edits made of each stream
         self.intact = True  # whether memory holds what the ledger says
         self._model: PeftModel | None = None
         if writes:
@@ -83,6 +86,7 @@ class Session:
         load_training_state(path / TRAINING_STATE, self.editor.callbacks)
         rows = [row for row in self.ledger.rows() if row["batch"] is not None and row["batch"] < snapshot.n_batches]
         self._recall(rows)
+        self._sizes = Counter(row["stream"] for row in rows)
         self.n_batches = snapshot.n_batches
         self.editor.resume(self.n_batches)
         self.intact = True
@@ -115,11 +119,10 @@ class Session:
             asked = {normalize_question(edit.prompt) for edit in self.editor.edits}
             batch = [edit for edit in batch if normalize_question(edit.prompt) not in asked]
         if not batch:
-            with self.folder.guarded():
-                self.ledger.enter_stream(stream)
+            self._pass_over(stream)
             return None
         with self._taken_back_on_failure():
-            made, outcome = self._make(batch, stream, point, write=self.writes)
+            made, outcome = self._make(batch, stream, point, write=self.writes, ends=stream.finished)
             if made.snapshot:
                 with self.folder.guarded():
                     self.folder.retract_figures()
@@ -180,11 +183,29 @@ class Session:
         # their keys went with the snapshot's own
         self.editor.forget({row["id"] for row in rows if row["superseded_by"] in made})
 
-    def _make(self, batch: Sequence[Edit], stream: Stream, point: bool, write: bool) -> tuple[MadeBatch, BatchOutcome]:
+    def _pass_over(self, stream: Stream) -> None:
+        """Note that a batch has no edit left to make; the one before it may thereby be the last of its stream."""
+        closing = self._sizes[stream.number] if stream.finished else 0
+        due = is_due(self.editor.n_made, self.editor.n_made, self.settings.consolidation, closing)
+        with self._taken_back_on_failure():
+            if due:
+                self.editor.consolidate()
+            if self.writes:
+                state = self._write_state() if due else None
+                with self.folder.guarded():
+                    self.ledger.enter_stream(stream, state)
+                    if state:
+                        self.store.publish(state)
+                        self.store.recover()  # the one whose place it takes is listed no more
+
+    def _make(
+        self, batch: Sequence[Edit], stream: Stream, point: bool, write: bool, ends: bool
+    ) -> tuple[MadeBatch, BatchOutcome]:
         latest = keep_latest(batch)
         superseded = self._supersede(latest) if stream.on_contradiction == "supersede" else {}
+        self._sizes[stream.number] += len(latest)
         with self.folder.guarded():  # the logger writes, too
-            outcome = self.editor.edit(latest)
+            outcome = self.editor.edit(latest, self._sizes[stream.number] if ends else 0)
         self._check_outcome(outcome)
         seconds = outcome.seconds / len(latest)
         columns = (latest, outcome.allocations, outcome.losses, outcome.hits)
@@ -254,15 +275,19 @@ class Session:
     def _make_again(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[MadeBatch]:
         streams = {stream.number: stream for stream in self.ledger.streams()}
         batches = [
-            (members[start : start + streams[number].batch_size], streams[number])
+            (
+                members[start : start + streams[number].batch_size],
+                streams[number],
+                streams[number].finished and start + streams[number].batch_size >= len(members),
+            )
             for number, mine in groupby(rows, key=lambda row: cast(int, row["stream"]))
             for members in [[Edit.from_json(row["record"]) for row in mine]]
             for start in range(0, len(members), streams[number].batch_size)
         ]
         last, done = self.n_batches + len(batches), 0
-        for batch, stream in batches:
+        for batch, stream, ends in batches:
             is_last = self.n_batches + 1 == last
-            yield self._make(batch, stream, point=is_last, write=is_kept(self.n_batches + 1, last))[0]
+            yield self._make(batch, stream, point=is_last, write=is_kept(self.n_batches + 1, last), ends=ends)[0]
             done += len(batch)
             if progress:
                 progress(done, len(rows))
@@ -291,7 +316,9 @@ def _find_replaced(batch: Sequence[Edit], latest: Sequence[Edit]) -> dict[str, s
 
 
 def _first_batch(rows: Sequence[Row], ids: Sequence[str]) -> int:
-    """The first batch that is another one without, or with, some edits."""
-    positions = {row["position"] for row in rows if row["id"] in ids}
-    before = [row["batch"] for row in rows if row["batch"] is not None and row["position"] <= min(positions)]
-    return max(before, default=0)
+    """The first batch that is another one without, or with, some edits, if only as the last of its stream now."""
+    first = min((row for row in rows if row["id"] in ids), key=lambda row: row["position"])
+    made = [row for row in rows if row["batch"] is not None]
+    batch = max((row["batch"] for row in made if row["position"] <= first["position"]), default=0)
+    stays = any(row["batch"] >= batch and row["stream"] == first["stream"] and row["id"] not in ids for row in made)
+    return batch if stays else max(batch - 1, 0)

@@ -11,6 +11,7 @@ from case_lightning.config import ConsolidationSettings
 from case_lightning.editing.batches import EditBatch
 from case_lightning.editing.consolidation import PassData, count_all_steps, count_steps, is_due
 from case_lightning.editing.editor import Editor
+from case_lightning.editing.ledger import Stream
 from tests.editing.test_batches import PAST, list_states
 from tests.editing.tiny_run import make_editor, make_edits
 
@@ -75,8 +76,24 @@ def test_a_consolidation_follows_the_batch_that_completes_the_count(
     assert is_due(before, after, ConsolidationSettings(every)) == due
 
 
+@pytest.mark.parametrize(
+    ("after", "closing", "due"),
+    [
+        (9, 9, False),
+        (10, 10, True),
+        (19, 19, True),
+        (21, 21, False),  # the last was one edit ago
+        (19, 9, False),  # it brought too few of those since
+        (19, 0, False),
+    ],
+)
+def test_a_stream_ends_with_a_consolidation_where_it_brought_enough(after: int, closing: int, due: bool) -> None:
+    assert is_due(after, after, ConsolidationSettings(every=20), closing) == due
+    assert not is_due(after, after, ConsolidationSettings(every=0), closing)
+
+
 def rows_of(*edits: tuple[str, int | None, str | None]) -> list[dict[str, Any]]:
-    return [{"id": name, "batch": batch, "superseded_by": by} for name, batch, by in edits]
+    return [{"id": name, "batch": batch, "superseded_by": by, "stream": 0} for name, batch, by in edits]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +107,14 @@ def rows_of(*edits: tuple[str, int | None, str | None]) -> list[dict[str, Any]]:
     ],
 )
 def test_steps_are_counted_from_the_ledger(rows: list[tuple[str, int | None, str | None]], steps: int) -> None:
-    assert count_all_steps(rows_of(*rows), ConsolidationSettings(every=2, batch_size=1)) == steps
+    assert count_all_steps(rows_of(*rows), [], ConsolidationSettings(every=2, batch_size=1)) == steps
+
+
+@pytest.mark.parametrize(("finished", "steps"), [(False, 0), (True, 2)])
+def test_the_steps_at_the_end_of_a_stream_are_counted(finished: bool, steps: int) -> None:
+    rows = rows_of(("a", 0, None), ("undone", None, None), ("b", 1, None))
+    streams = [Stream(0, {}, 1, "keep", 2, finished), Stream(1, {}, 1, "keep", 0, finished)]  # all of one are undone
+    assert count_all_steps(rows, streams, ConsolidationSettings(every=4, batch_size=1)) == steps
 
 
 def edit_all(model: Path, **consolidation: int) -> Editor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Stream
@@ -31,11 +32,12 @@ def open_session(model: Path, path: Path, **sections: dict[str, Any]) -> Session
     return Session(settings, folder, load_tiny(model))
 
 
-def write(session: Session, edits: Sequence[Edit], stream: Stream = STREAM) -> Session:
-    """Make edits in the batches of a stream."""
+def write(session: Session, edits: Sequence[Edit], stream: Stream = STREAM, finish: bool = True) -> Session:
+    """Make edits in the batches of a stream, to its end or not."""
     session.begin(stream)
-    for start in range(0, len(edits), stream.batch_size):
-        session.edit(edits[start : start + stream.batch_size], stream, point=True)
+    for end in range(stream.batch_size, len(edits) + stream.batch_size, stream.batch_size):
+        after = replace(stream, finished=finish and end >= len(edits))
+        session.edit(edits[end - stream.batch_size : end], after, point=True)
     return session
 
 
@@ -70,28 +72,55 @@ def test_a_resumed_run_ends_as_one_that_was_not_cut_off(
     tiny_model: Path, tmp_path: Path, sections: dict[str, dict[str, Any]]
 ) -> None:
     whole = write(open_session(tiny_model, tmp_path / "whole", **sections), EDITS)
-    write(open_session(tiny_model, tmp_path / "cut", **sections), EDITS[:4])
+    write(open_session(tiny_model, tmp_path / "cut", **sections), EDITS[:4], finish=False)
     resumed = open_session(tiny_model, tmp_path / "cut", **sections)
     assert [edit.id for edit in resumed.editor.edits] == [edit.id for edit in EDITS[:4]]
     for start in (4, 8):
-        resumed.edit(EDITS[start : start + 4], STREAM, point=True)
+        resumed.edit(EDITS[start : start + 4], replace(STREAM, finished=start == 8), point=True)
         resumed = open_session(tiny_model, tmp_path / "cut", **sections)
     assert state_of(resumed) == state_of(whole)
 
 
+@pytest.mark.parametrize("every", [5, 16], ids=["consolidated within the stream", "at its end"])
 @pytest.mark.parametrize("gone", [[0], [5], [11], [2, 6, 7], [8, 9, 10, 11], list(range(12))], ids=str)
-def test_undone_edits_leave_no_trace(tiny_model: Path, tmp_path: Path, gone: list[int]) -> None:
+def test_undone_edits_leave_no_trace(tiny_model: Path, tmp_path: Path, gone: list[int], every: int) -> None:
     kept = [edit for index, edit in enumerate(EDITS) if index not in gone]
-    never = write(open_session(tiny_model, tmp_path / "never"), kept)
-    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
+    sections = {"consolidation": {"every": every}}
+    never = write(open_session(tiny_model, tmp_path / "never", **sections), kept)
+    session = write(open_session(tiny_model, tmp_path / "run", **sections), EDITS)
     before = state_of(session)
     session.undo([EDITS[index].id for index in gone])
     assert state_of(session) == state_of(never)
     assert [row["id"] for row in read_ledger(tmp_path / "run")] == [edit.id for edit in EDITS]
-    session = open_session(tiny_model, tmp_path / "run")
+    session = open_session(tiny_model, tmp_path / "run", **sections)
     assert [edit.id for edit in session.editor.edits] == [edit.id for edit in kept]
     session.redo([EDITS[index].id for index in gone])
     assert state_of(session) == before
+
+
+def test_a_stream_ends_with_a_consolidation_whatever_its_last_batch_is(tiny_model: Path, tmp_path: Path) -> None:
+    sections = {"consolidation": {"every": 16}}
+    plain = write(open_session(tiny_model, tmp_path / "plain", **sections), EDITS)
+    session = open_session(tiny_model, tmp_path / "run", **sections)
+    stream = replace(STREAM, on_contradiction="reject")
+    session.begin(stream)
+    for start in range(0, 12, 4):
+        session.edit(EDITS[start : start + 4], stream, point=True)
+    assert state_of(session)["adapter"] != state_of(plain)["adapter"]
+    assert session.edit([replace(EDITS[1], id="rejected")], replace(stream, finished=True)) is None
+    assert state_of(session)["adapter"] == state_of(plain)["adapter"]
+    assert len(list(session.folder.snapshots.iterdir())) == len(session.ledger.snapshots())
+    before = session.editor.state()
+    session.undo([EDITS[9].id])
+    session.redo([EDITS[9].id])
+    after = session.editor.state()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_few_edits_end_without_a_consolidation(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run", consolidation={"every": 16}), EDITS[:7])
+    write(session, EDITS[7:], replace(STREAM, number=1))  # twelve in all, but neither stream brought eight
+    assert session.editor.consolidator.global_step == 0
 
 
 def test_a_newer_answer_supersedes_and_its_undoing_brings_the_older_back(tiny_model: Path, tmp_path: Path) -> None:
@@ -124,7 +153,7 @@ def test_policies_for_contradictions(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_diverging_fit_is_taken_back(tiny_model: Path, tmp_path: Path) -> None:
-    session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4])
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4], finish=False)
     before = state_of(session)
     session.editor.module.learning_rate = 1e37
     with pytest.raises(ConfigError, match=r"edit batch 1 diverged, its loss went from .* lower training.learning_rate"):
@@ -132,7 +161,7 @@ def test_a_diverging_fit_is_taken_back(tiny_model: Path, tmp_path: Path) -> None
     assert state_of(session) == before
     session.edit(EDITS[4:8], STREAM, point=True)
     session.edit(EDITS[8:], STREAM, point=True)
-    whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS)
+    whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS, finish=False)
     assert state_of(session) == state_of(whole)
 
 
@@ -141,8 +170,8 @@ def test_a_failure_at_each_commit_point(
     tiny_model: Path, tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever step fails, the next process finds the batch made or not made, and ends with the same bits."""
-    whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS)
-    session = write(open_session(tiny_model, tmp_path / "cut"), EDITS[:4])
+    whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS, finish=False)
+    session = write(open_session(tiny_model, tmp_path / "cut"), EDITS[:4], finish=False)
     holder = next(one for one in (session.store, session.ledger, session.folder) if hasattr(one, at))
 
     def fail(*_: object) -> None:
@@ -161,7 +190,7 @@ def test_a_failure_at_each_commit_point(
         "config.yaml", "adapter", "ledger.sqlite", "snapshots", "logs"
     }  # fmt: skip
     for start in range(done, 12, 4):
-        resumed.edit(EDITS[start : start + 4], STREAM, point=True)
+        resumed.edit(EDITS[start : start + 4], replace(STREAM, finished=start == 8), point=True)
     assert state_of(resumed) == state_of(whole)
 
 
