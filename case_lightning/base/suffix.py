@@ -9,7 +9,7 @@ through the output head.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
 
 import torch
@@ -168,6 +168,7 @@ class Suffix:
             _set_attention(self.model, attention)
         self.entry, self.head = twins[architecture.layers[layer]], twins[architecture.output_head]
         self.edited = self.model.get_submodule(architecture.down_projections[layer])
+        self.top_mlp = self._find_top_mlp(architecture, layer)
 
     def __call__(self, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits at given positions.
@@ -183,9 +184,16 @@ class Suffix:
             `(positions, vocabulary)`.
         """
         states = states.to(self.dtype)
-        with _handed_over(self.entry, states), only_positions(self.head, rows, columns):
+        spared = _nothing_beside(self.top_mlp, rows, columns) if self.top_mlp else nullcontext()
+        with _handed_over(self.entry, states), only_positions(self.head, rows, columns), spared:
             logits: Tensor = self.model(inputs_embeds=self._stand_in_embeddings(states), use_cache=False).logits
         return logits[0]
+
+    def _find_top_mlp(self, architecture: Architecture, layer: int) -> nn.Module | None:
+        """The last layer's MLP, where it is a module of its own and not the edited one, whose rows have routes."""
+        path = architecture.down_projections[-1].rpartition(".")[0]
+        top = architecture.n_layers - 1
+        return None if layer == top or path == f"{architecture.layers_path}.{top}" else self.model.get_submodule(path)
 
     def _stand_in_embeddings(self, states: Tensor) -> Tensor:
         """Zeros in the shape of embeddings, whose width a few models project to that of the states."""
@@ -351,6 +359,26 @@ def _stand_in(layer: nn.Module, other: nn.Module) -> nn.Module:
         if isinstance(value, (str, int, bool)) and not hasattr(other, name):
             setattr(other, name, value)
     return other
+
+
+@contextmanager
+def _nothing_beside(mlp: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Have the last layer's MLP compute some positions alone, and leave zeros at the others, which nobody reads."""
+    whole: list[torch.Size] = []
+
+    def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole.append(args[0].shape)
+        return (args[0][rows, columns], *args[1:])
+
+    def scatter(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.new_zeros(whole.pop()).index_put((rows, columns), output)
+
+    handles = [mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

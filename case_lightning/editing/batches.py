@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from case_lightning.editing.encoding import Encoded
 
-WORTH_SPLITTING = 0.65  # of the padded positions that a batch has: what is left when it is split in two
+PASS = 48  # padded positions that take as long as one pass more
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,19 @@ class EditBatch:
         """The batch on another device."""
         return EditBatch(**{name: one.to(device) for name, one in vars(self).items()})
 
-    def split(self) -> list["EditBatch"]:
-        """Its short rows and its long ones, where that spares a good part of the padding; else itself alone."""
+    def split(self, overhead: int = PASS) -> list["EditBatch"]:
+        """Its rows in groups of like length, so that what is padded and the number of passes cost least together.
+
+        Args:
+            overhead: What a pass costs beside its positions, in positions.
+        """
         ends = self.columns.new_zeros(len(self.states)).scatter_reduce_(0, self.rows, self.columns + 1, "amax")
         ordered, order = ends.sort()
-        shorter = torch.arange(1, len(ends), device=ends.device)
-        places = shorter * ordered[:-1] + (len(ends) - shorter) * ordered[-1]  # padded, one for each way to split
-        if not len(places) or places.min() > WORTH_SPLITTING * len(ends) * ordered[-1]:
+        starts = _find_groups(ordered.tolist(), overhead)
+        if len(starts) == 1:
             return [self]
-        first = int(places.argmin()) + 1
-        return [self._take(order[:first], int(ordered[first - 1])), self._take(order[first:], int(ordered[-1]))]
+        stops = [*starts[1:], len(order)]
+        return [self._take(order[a:b], int(ordered[b - 1])) for a, b in zip(starts, stops, strict=True)]
 
     def _take(self, chosen: Tensor, width: int) -> "EditBatch":
         """Some of its rows, cut to a width."""
@@ -92,6 +95,20 @@ class EditBatch:
             weights=self.weights[kept],
             routes=self.routes[chosen],
         )
+
+
+def _find_groups(lengths: Sequence[int], overhead: int) -> list[int]:
+    """Where to cut rows, the shortest first, into groups of least cost: a group is padded to its last row."""
+    cost, cut = [0], [0]  # of the first so many rows, and where their last group begins
+    for stop in range(1, len(lengths) + 1):
+        costs = [cost[start] + (stop - start) * lengths[stop - 1] + overhead for start in range(stop)]
+        cost.append(min(costs))
+        cut.append(costs.index(cost[-1]))
+    starts, stop = [], len(lengths)
+    while stop:
+        stop = cut[stop]
+        starts.append(stop)
+    return starts[::-1]
 
 
 def collate(

@@ -52,6 +52,21 @@ def test_suffix_from_prefix_states_equals_the_full_forward(family: str, layer: i
 
 
 @torch.no_grad()
+def test_the_top_mlp_runs_at_wanted_positions_alone() -> None:
+    model = build_base()
+    architecture = find_architecture(model)
+    states = pad(Prefix(model, architecture, 1)(draw_texts()))
+    for layer, entered in ((1, (len(ROWS),)), (2, states.shape[:2])):  # the last layer may be the edited one
+        suffix = Suffix(model, architecture, layer)
+        seen: list[Tensor] = []
+        down = suffix.model.get_submodule(architecture.down_projections[-1])
+        handle = down.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        suffix(states, ROWS, COLUMNS)
+        handle.remove()
+        assert seen[0].shape[:-1] == entered
+
+
+@torch.no_grad()
 def test_embeddings_narrower_than_the_states() -> None:
     model = build_model(OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=16))
     architecture, texts = find_architecture(model), draw_texts()

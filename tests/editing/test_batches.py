@@ -1,4 +1,6 @@
+import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -76,6 +78,20 @@ def test_a_batch_of_short_and_long_rows_is_split() -> None:
 def test_a_batch_of_rows_of_like_length_stays_whole(answers: list[int]) -> None:
     whole = collate([make_edit(index, answer=answer) for index, answer in enumerate(answers)])
     assert whole.split() == [whole]
+
+
+@pytest.mark.parametrize("overhead", [0, 1, 7, 30, 10_000])
+def test_no_other_way_to_split_costs_less(overhead: int) -> None:
+    answers = [1, 1, 2, 5, 6, 6, 20, 21]
+    batch = collate([make_edit(index, answer=answer) for index, answer in enumerate(answers)])
+    lengths = [int(batch.columns[batch.rows == row].max()) + 1 for row in range(8)]
+
+    def cost(ends: Sequence[int]) -> int:
+        return sum((end - start) * lengths[end - 1] + overhead for start, end in itertools.pairwise([0, *ends, 8]))
+
+    ways = [ends for count in range(8) for ends in itertools.combinations(range(1, 8), count)]
+    sizes = [len(part.routes) for part in batch.split(overhead)]
+    assert cost(list(itertools.accumulate(sizes))[:-1]) == min(map(cost, ways))
 
 
 PAST = [make_edit(index, subspace=index % 2) for index in range(10, 20)]
