@@ -170,7 +170,7 @@ class Suffix:
         self.edited = self.model.get_submodule(architecture.down_projections[layer])
         self.top_mlp = self._find_top_mlp(architecture, layer)
 
-    def __call__(self, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, rows: Tensor, columns: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Logits at given positions.
 
         Padding is on the right, where causal attention never looks, so no mask is needed.
@@ -179,15 +179,37 @@ class Suffix:
             states: What enters the edited layer, `(batch, seq, hidden)`.
             rows: Row of each wanted position, `(positions,)`.
             columns: Its column, `(positions,)`.
+            others: What `run_to_head` gave for other states: the head, which is slow for few positions, takes all of
+                them at once.
 
         Returns:
-            `(positions, vocabulary)`.
+            `(positions, vocabulary)`, those of `others` first.
         """
+        with only_positions(self.head, rows, columns, others):
+            logits: Tensor = self._run(states, rows, columns).logits
+        return logits[0]
+
+    def run_to_head(self, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """What enters the output head at given positions, `(positions, hidden)`; arguments as of a call."""
+
+        def leave(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            raise _ReachedError(args[0][rows, columns])
+
+        handle = self.head.register_forward_pre_hook(leave)
+        try:
+            self._run(states, rows, columns)
+        except _ReachedError as reached:
+            entering: Tensor = reached.args[0]
+            return entering
+        finally:
+            handle.remove()
+        raise AssertionError("a forward ends with the head")
+
+    def _run(self, states: Tensor, rows: Tensor, columns: Tensor) -> Any:  # noqa: ANN401  as the model returns
         states = states.to(self.dtype)
         spared = _nothing_beside(self.top_mlp, rows, columns) if self.top_mlp else nullcontext()
-        with _handed_over(self.entry, states), only_positions(self.head, rows, columns), spared:
-            logits: Tensor = self.model(inputs_embeds=self._stand_in_embeddings(states), use_cache=False).logits
-        return logits[0]
+        with _handed_over(self.entry, states), spared:
+            return self.model(inputs_embeds=self._stand_in_embeddings(states), use_cache=False)
 
     def _find_top_mlp(self, architecture: Architecture, layer: int) -> nn.Module | None:
         """The last layer's MLP, where it is a module of its own and not the edited one, whose rows have routes."""
@@ -382,17 +404,18 @@ def _nothing_beside(mlp: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[N
 
 
 @contextmanager
-def only_positions(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def only_positions(head: nn.Module, rows: Tensor, columns: Tensor, others: Sequence[Tensor] = ()) -> Iterator[None]:
     """Have an output head compute logits at some positions alone; inside, they come as `(1, positions, vocabulary)`.
 
     Args:
         head: The output head.
         rows: Row of each position, `(positions,)`.
         columns: Its column, `(positions,)`.
+        others: What goes through it before them, `(positions, hidden)` each.
     """
 
     def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][rows, columns][None], *args[1:])
+        return (torch.cat([*others, args[0][rows, columns]])[None], *args[1:])
 
     handle = head.register_forward_pre_hook(gather)
     try:

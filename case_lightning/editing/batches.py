@@ -12,8 +12,6 @@ from typing_extensions import override
 
 from case_lightning.editing.encoding import Encoded
 
-PASS = 48  # padded positions that take as long as one pass more
-
 
 @dataclass(frozen=True)
 class PreparedText:
@@ -67,7 +65,7 @@ class EditBatch:
         """The batch on another device."""
         return EditBatch(**{name: one.to(device) for name, one in vars(self).items()})
 
-    def split(self, overhead: int = PASS) -> list["EditBatch"]:
+    def split(self, overhead: int) -> list["EditBatch"]:
         """Its rows in groups of like length, so that what is padded and the number of passes cost least together.
 
         Args:

@@ -51,6 +51,19 @@ def test_suffix_from_prefix_states_equals_the_full_forward(family: str, layer: i
     torch.testing.assert_close(suffix(pad(states), ROWS, COLUMNS), edited, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", EDITED_FAMILIES)
+@torch.no_grad()
+def test_texts_run_apart_share_a_pass_through_the_head(family: str) -> None:
+    model, texts = build_base(family), draw_texts()
+    architecture = find_architecture(model)
+    states = Prefix(model, architecture, 1)(texts)
+    suffix = Suffix(model, architecture, 1)
+    first = ROWS == 0
+    entering = suffix.run_to_head(states[0][None], ROWS[first], COLUMNS[first])
+    found = suffix(pad(states[1:]), ROWS[~first] - 1, COLUMNS[~first], [entering])
+    torch.testing.assert_close(found, run_alone(model, texts), rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_the_top_mlp_runs_at_wanted_positions_alone() -> None:
     model = build_base()

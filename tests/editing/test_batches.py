@@ -61,7 +61,7 @@ def test_a_batch_moves_as_a_whole() -> None:
 def test_a_batch_of_short_and_long_rows_is_split() -> None:
     edits = [make_edit(0, answer=1), make_edit(1, answer=40), make_edit(2, answer=2), make_edit(0, 3, answer=38)]
     whole = collate(edits)
-    short, long = whole.split()
+    short, long = whole.split(24)
     assert [list_states(part) for part in (short, long)] == [[1, 3], [1, 2]]
     assert [part.states.shape[1] for part in (short, long)] == [3, 41]
     assert short.routes.tolist() == [0, 0]
@@ -77,7 +77,7 @@ def test_a_batch_of_short_and_long_rows_is_split() -> None:
 @pytest.mark.parametrize("answers", [[3], [3, 3, 3], [10, 11, 12, 13]])
 def test_a_batch_of_rows_of_like_length_stays_whole(answers: list[int]) -> None:
     whole = collate([make_edit(index, answer=answer) for index, answer in enumerate(answers)])
-    assert whole.split() == [whole]
+    assert whole.split(24) == [whole]
 
 
 @pytest.mark.parametrize("overhead", [0, 1, 7, 30, 10_000])
