@@ -18,8 +18,7 @@ from case_lightning.method.conflict import OuterSum
 from case_lightning.subspace import UNEDITED, CaseLayer
 
 ASSESS_ROWS = 16  # edits assessed in one backward pass
-PASS = {torch.float32: 24}  # padded positions that cost as much as one pass more; by default, where products are fast:
-FAST_PASS = 128
+PASS, FLOAT32_PASS = 128, 64  # padded positions that cost as much as one pass more
 
 
 def run_suffix(suffix: Suffix, *batches: EditBatch) -> Tensor:
@@ -121,7 +120,7 @@ class EditModule(LightningModule):
     @override
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         # rows of like length run together: the chat wordings are several times as long as the others
-        parts = batch.split(PASS.get(self.suffix.dtype, FAST_PASS))
+        parts = batch.split(FLOAT32_PASS if self.suffix.dtype == torch.float32 else PASS)
         mine = (self.nll(*parts) * torch.cat([part.weights for part in parts])).sum()
         # DDP wants a gradient of each
         untouched = sum(parameter.sum() * 0 for parameter in self.active.parameters())
