@@ -187,16 +187,17 @@ class Session:
         """Note that a batch has no edit left to make; the one before it may thereby be the last of its stream."""
         closing = self._sizes[stream.number] if stream.finished else 0
         due = is_due(self.editor.n_made, self.editor.n_made, self.settings.consolidation, closing)
-        with self._taken_back_on_failure():
+        with self._taken_back_on_failure(), self.folder.guarded():
             if due:
                 self.editor.consolidate()
-            if self.writes:
-                state = self._write_state() if due else None
-                with self.folder.guarded():
-                    self.ledger.enter_stream(stream, state)
-                    if state:
-                        self.store.publish(state)
-                        self.store.recover()  # the one whose place it takes is listed no more
+            if self.writes and not due:
+                self.ledger.enter_stream(stream)
+            elif self.writes:
+                state = self._write_state()
+                self.folder.retract_figures()
+                self.ledger.enter_stream(stream, state)
+                self.store.publish(state)
+                self.store.recover()  # the state whose place it takes is listed no more
 
     def _make(
         self, batch: Sequence[Edit], stream: Stream, point: bool, write: bool, ends: bool
@@ -320,5 +321,5 @@ def _first_batch(rows: Sequence[Row], ids: Sequence[str]) -> int:
     first = min((row for row in rows if row["id"] in ids), key=lambda row: row["position"])
     made = [row for row in rows if row["batch"] is not None]
     batch = max((row["batch"] for row in made if row["position"] <= first["position"]), default=0)
-    stays = any(row["batch"] >= batch and row["stream"] == first["stream"] and row["id"] not in ids for row in made)
-    return batch if stays else max(batch - 1, 0)
+    left = [row["batch"] for row in made if row["stream"] == first["stream"] and row["id"] not in ids]
+    return batch - 1 if max(left, default=-1) == batch - 1 >= 0 else batch

@@ -118,7 +118,7 @@ class Engine:
         state: The first state.
         max_rows: Most answers that are decoded at once.
         max_waiting: Most questions that may wait beside these.
-        on_step: Called after each step with its seconds and how many rows it had.
+        on_step: Called after each step with its seconds.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Engine:
         state: State,
         max_rows: int = 64,
         max_waiting: int = 256,
-        on_step: Callable[[float, int], None] = lambda seconds, rows: None,
+        on_step: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """Start the thread."""
         self.model, self.tokenizer, self.state = model, tokenizer, state
@@ -203,14 +203,14 @@ class Engine:
         self._active = [one for one in self._active if not one[1][0].done]
 
     def _step(self, admitted: list[Ticket], state: State) -> None:
-        started, n_rows = time.perf_counter(), self.n_rows + len(admitted)
+        started = time.perf_counter()
         for cohort, tickets in self._active:
             self._guard(tickets, state, partial(cohort.step, [ticket.tokens[-1] for ticket in tickets]))
         self._active = [(cohort, tickets) for cohort, tickets in self._active if not tickets[0].done]
         self._admit([ticket for ticket in admitted if not ticket.cancelled], state)
         self._deliver()
         self._join()
-        self.on_step(time.perf_counter() - started, n_rows)
+        self.on_step(time.perf_counter() - started)
 
     def _admit(self, tickets: list[Ticket], state: State) -> None:
         if not tickets:

@@ -14,7 +14,7 @@ class Metrics:
         seconds: Their time, by route.
         first_piece: Seconds from a question to the first piece of its answer.
         steps: Seconds of the engine's steps.
-        rows: Answers that the last step worked on.
+        rows: Answers being decoded when it is read.
         tokens: Tokens of prompts and of answers.
         answers: Answers begun, by whether an edit answers.
         edits: Edits assessed, added, undone and made again; facts that were left out are not counted.
@@ -37,8 +37,3 @@ class Metrics:
         self.answers = Counter("case_answers", "Answers.", ["edited"], registry=one)
         self.edits = Counter("case_edits", "Edits.", ["action"], registry=one)
         self.held = Gauge("case_edits_held", "Edits that hold.", registry=one)
-
-    def count_step(self, seconds: float, rows: int) -> None:
-        """Note a step of the engine."""
-        self.steps.observe(seconds)
-        self.rows.set(rows)

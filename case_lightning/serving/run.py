@@ -81,7 +81,7 @@ def _open(settings: ServeSettings, run: LoadedRun, desk: EditDesk | None, publis
     ledger, metrics, limits = Ledger(run.folder.ledger), Metrics(), settings.limits
     state = load_state(run.model, find_adapter(run.folder, ledger), len(run.edits))
     tokenizer = run.base.tokenizer
-    engine = Engine(run.model, tokenizer, state, limits.max_rows, limits.max_waiting, metrics.count_step)
+    engine = Engine(run.model, tokenizer, state, limits.max_rows, limits.max_waiting, metrics.steps.observe)
     publisher.open(run, engine)
     settings = replace(settings, chat=_choose_chat(settings.chat, run))
     return Served(settings, run.base, ledger, engine, desk, Allowance(limits.edits_per_minute), metrics)
