@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
         editor.edit(batch)
     n_edits = sum(len(batch) for batch in batches[WARM_UP:])
     _print_phases({name: sum(times) / n_edits for name, times in profiler.recorded_durations.items()})
+    if torch.cuda.is_available():
+        sys.stdout.write(f"peak memory of the device: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB\n")
     _print_bound(editor, sum(profiler.recorded_durations["run_training_batch"]) / n_edits, n_edits)
 
 
@@ -51,14 +53,14 @@ def _print_phases(seconds: dict[str, float]) -> None:
     for name in [*phases, *(name for name in inside if seconds[name] > 1e-3)]:
         sys.stdout.write(f"| {name if name in phases else f'… {name}'} | {seconds[name]:.4f} | ")
         sys.stdout.write(f"{seconds[name] / total:.0%} |\n")
-    sys.stdout.write(f"| all | {total:.4f} | |\n")
+    sys.stdout.write(f"| all | {total:.4f} | |\n\n{1 / total:.2f} edits a second\n")
 
 
 def _print_bound(editor: Editor, measured: float, n_edits: int) -> None:
     module, training = editor.module, editor.settings.training
     steps = StepData(lambda: module.new, editor.past, 1, training.n_rehearsed, seed=0)
     with FlopCounterMode(display=False) as counter:
-        module.nll(next(iter(steps))).sum().backward()
+        module.weigh(next(iter(steps))).backward()
     operations = counter.get_total_flops() * training.steps / len(module.new)
     dtype = module.suffix.dtype
     rate = _measure_rate(dtype, editor.base.model.device)
