@@ -60,7 +60,7 @@ def _print_bound(editor: Editor, measured: float, n_edits: int) -> None:
     module, training = editor.module, editor.settings.training
     steps = StepData(lambda: module.new, editor.past, 1, training.n_rehearsed, seed=0)
     with FlopCounterMode(display=False) as counter:
-        module.weigh(next(iter(steps))).backward()
+        module.weighted_loss(next(iter(steps))).backward()
     operations = counter.get_total_flops() * training.steps / len(module.new)
     dtype = module.suffix.dtype
     rate = _measure_rate(dtype, editor.base.model.device)

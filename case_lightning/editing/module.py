@@ -121,11 +121,11 @@ class EditModule(LightningModule):
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         # DDP wants a gradient of each
         untouched = sum(parameter.sum() * 0 for parameter in self.active.parameters())
-        loss: Tensor = self.weigh(batch) * self.trainer.world_size + untouched
+        loss: Tensor = self.weighted_loss(batch) * self.trainer.world_size + untouched
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def weigh(self, batch: EditBatch) -> Tensor:
+    def weighted_loss(self, batch: EditBatch) -> Tensor:
         """The weighted sum of a batch's losses; rows of like length run together, for chats are long beside prompts."""
         parts = batch.split(FLOAT32_PASS if self.suffix.dtype == torch.float32 else PASS)
         return (self.nll(*parts) * torch.cat([part.weights for part in parts])).sum()
