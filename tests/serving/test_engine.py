@@ -77,7 +77,7 @@ def test_answers_that_come_and_go_are_those_of_each_prompt_alone(
     run: LoadedRun, engine: Engine, alone: dict[tuple[str, bool], str]
 ) -> None:
     sizes: set[int] = set()
-    engine.on_step = lambda _, rows: sizes.add(rows)
+    engine.on_step = lambda _: sizes.add(engine.n_rows)
     asked = [(prompt, edited) for prompt in PROMPTS for edited in (True, False)]
     queues: list[queue.Queue[Piece]] = [queue.Queue() for _ in asked]
     for (prompt, edited), pieces in zip(asked, queues, strict=True):
