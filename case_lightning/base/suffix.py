@@ -7,7 +7,6 @@ are ones that do nothing, the edited layer is handed the kept states, and only t
 through the output head.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
@@ -16,22 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from typing_extensions import override
 
 from case_lightning.base.architecture import Architecture
+from case_lightning.base.twin import copy_structure, set_attention
 
 PIECE, PIECES_AT_ONCE = 64, 16  # tokens
 FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # processor capabilities
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-CONTAINERS = ("_modules", "_parameters", "_buffers", *HOOKS)  # of an nn.Module, not shared by its copy
 
 
 class _ReachedError(Exception):
@@ -92,7 +83,7 @@ class Prefix:
         """Take the model apart."""
         twins: dict[nn.Module, nn.Module] = {architecture.output_head: architecture.output_head}  # never run
         twins |= {module: _stand_in(module, _Exit()) for module in architecture.layers[layer:]}
-        self.model = cast(PreTrainedModel, _copy(model, twins, {}, dtype))
+        self.model = cast(PreTrainedModel, copy_structure(model, twins, {}, dtype))
         self.batch_tokens = batch_tokens
 
     @torch.no_grad()
@@ -163,9 +154,9 @@ class Suffix:
         returns_tuple = _returns_tuple(model, architecture.layers[0])
         twins = {module: module for module in shared}
         twins |= {module: _stand_in(module, _Skipped(returns_tuple)) for module in architecture.layers[:layer]}
-        self.model = cast(PreTrainedModel, _copy(model, twins, {}, dtype))
+        self.model = cast(PreTrainedModel, copy_structure(model, twins, {}, dtype))
         if attention:
-            _set_attention(self.model, attention)
+            set_attention(self.model, attention)
         self.entry, self.head = twins[architecture.layers[layer]], twins[architecture.output_head]
         self.edited = self.model.get_submodule(architecture.down_projections[layer])
         self.top_mlp = self._find_top_mlp(architecture, layer)
@@ -221,47 +212,6 @@ class Suffix:
         """Zeros in the shape of embeddings, whose width a few models project to that of the states."""
         weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
         return states.new_zeros(*states.shape[:2], weight.shape[1])
-
-
-def _copy(
-    module: nn.Module,
-    twins: dict[nn.Module, nn.Module],
-    parameters: dict[nn.Parameter, nn.Parameter],
-    dtype: torch.dtype | None,
-) -> nn.Module:
-    """A module of the same structure with its floating-point parameters in a dtype, or as they are, and without hooks.
-
-    Args:
-        module: What to copy.
-        twins: Modules that have their twin already; grows.
-        parameters: Parameters that have theirs, for some are tied; grows.
-        dtype: Dtype of the copy; a parameter that is in it already is shared.
-    """
-    if module in twins:
-        return twins[module]
-    twin = twins[module] = type(module).__new__(type(module))
-    vars(twin).update({name: value.copy() if name in CONTAINERS else value for name, value in vars(module).items()})
-    for name in HOOKS:
-        getattr(twin, name).clear()
-    for name, parameter in module._parameters.items():
-        if dtype and parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype:
-            if parameter not in parameters:
-                parameters[parameter] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-            twin._parameters[name] = parameters[parameter]
-    for name, child in module._modules.items():
-        twin._modules[name] = None if child is None else _copy(child, twins, parameters, dtype)
-    return twin
-
-
-def _set_attention(model: PreTrainedModel, name: str) -> None:
-    """Have a model, and it alone of those that share its configuration, compute attention in a certain way."""
-    own: dict[int, PretrainedConfig] = {}
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if isinstance(config, PretrainedConfig):
-            twin = own.setdefault(id(config), copy.deepcopy(config))
-            twin._attn_implementation = name
-            vars(module)["config"] = twin
 
 
 @torch.no_grad()
