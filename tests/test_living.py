@@ -18,7 +18,7 @@ from case_lightning.editing.ledger import Ledger
 from tests.editing.tiny_run import command, make_edits, read_json, read_ledger, save_base, write_edits
 
 VERBS = {"fit": fit, "history": history, "assess": assess}
-KILLS = 12
+KILLS = 25
 IDS = [edit.id for edit in make_edits(12)]
 
 
