@@ -19,7 +19,8 @@ memory of its own; WISE-Merge merges it again with the next shards, so that one 
 As in the authors' code the threshold is somewhat lower than the least activation, entries of `ΔW` are bounded, and a
 prompt is also learned behind prefixes which the model wrote. Edits of a batch are learned one after the other. Ours:
 (2) is a mean over an edit's prompts, each with an irrelevant one drawn anew at every step; a shard not merged yet is a
-memory as any other; merging again is TIES with the merged update as one of those merged.
+memory as any other; merging again is TIES with the merged update as one of those merged; and since learning an edit, or
+merging, changes what earlier edits' prompts activate, `ε` is taken anew over all of a memory's edits after each batch.
 
 References:
     [1] Wang, Li, Zhang, Xu, Yao, Jiang, Xie, Huang, Chen: WISE: rethinking the knowledge memory for lifelong model
@@ -27,7 +28,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -92,12 +93,19 @@ class SideMemory:
         n_edits: Edits in it.
         least: The least activation of one of them.
         merged: Whether shards were merged into it.
+        keys: `A(x_e)` of its edits' prompts, `(length, d_in)` each; of those only that were learned since it was loaded.
     """
 
     delta: Tensor
     n_edits: int = 0
     least: float = float("inf")
     merged: bool = False
+    keys: list[Tensor] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Take the least activation anew; an edit whose keys are not at hand counts as it did before."""
+        known = routing_activation(self.keys, self.delta).min().item() if self.keys else float("inf")
+        self.least = known if len(self.keys) == self.n_edits else min(known, self.least)
 
 
 class Wise(OneLayerMethod):
@@ -129,11 +137,12 @@ class Wise(OneLayerMethod):
             self.irrelevant = self.read_keys(draw_irrelevant(self.base.tokenizer, N_IRRELEVANT, self.seed))
         for edit in edits:
             memory = self._open_shard()
-            plain = self._learn(memory, edit)
-            memory.least = min(memory.least, routing_activation([plain], memory.delta).item())
+            memory.keys.append(self._learn(memory, edit))
             memory.n_edits += 1
             if memory.n_edits >= self.settings.shard_edits:
+                memory.measure()
                 self._merge_shards()
+        self.memories[-1].measure()
 
     @override
     def choose_change(self, prompts: Sequence[Tensor], padding: Side) -> Change | None:
@@ -206,6 +215,8 @@ class Wise(OneLayerMethod):
         parts = shards if self.settings.retrieve else self.memories
         delta = merge_updates(torch.stack([part.delta for part in parts]), self.settings.density)
         merged = SideMemory(delta, sum(part.n_edits for part in parts), min(part.least for part in parts), merged=True)
+        merged.keys = [key for part in parts for key in part.keys]
+        merged.measure()
         self.memories = [one for one in self.memories if all(one is not part for part in parts)] + [merged]
 
 

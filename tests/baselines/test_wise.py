@@ -97,10 +97,32 @@ def test_shards_are_merged_in_time(base: Base, retrieve: bool, counts: list[int]
 
 
 def test_every_edit_passes_its_threshold(base: Base) -> None:
+    """Learning the later ones changes what the earlier ones' prompts activate."""
     method = Wise(base, settings=SETTINGS)
-    method.edit(EDITS[:1])
-    question = ask(base, EDITS[0].prompt, EDITS[0].target)
-    assert nll(answer(method, [question])[0], question) < nll(answer(Untouched(base), [question])[0], question) - 0.1
+    method.edit(EDITS)
+    questions = [ask(base, edit.prompt, edit.target) for edit in EDITS]
+    for found, plain in zip(answer(method, questions), answer(Untouched(base), questions), strict=True):
+        assert not torch.equal(found, plain)
+    last = questions[-1]
+    assert nll(answer(method, [last])[0], last) < nll(answer(Untouched(base), [last])[0], last) - 0.1
+
+
+@pytest.mark.parametrize("retrieve", [True, False])
+def test_the_threshold_is_of_all_edits_as_the_memory_is_now(base: Base, retrieve: bool) -> None:
+    method = Wise(base, settings=replace(FEW, shard_edits=2, merged_shards=2, retrieve=retrieve))
+    method.edit([*EDITS, EDITS[0]])
+    merged, last = method.memories
+    for memory, edits in ((merged, EDITS), (last, EDITS[:1])):
+        keys = method.read_keys([ask(base, edit.prompt, edit.target).prompt for edit in edits])
+        assert memory.least == pytest.approx(routing_activation(keys, memory.delta).min().item(), rel=1e-5)
+
+
+def test_the_threshold_of_loaded_edits_is_kept(base: Base) -> None:
+    method, loaded = Wise(base, settings=SETTINGS), Wise(base, settings=SETTINGS)
+    method.edit(EDITS[:2])
+    loaded.load_state(method.state())
+    loaded.edit(EDITS[2:])
+    assert loaded.memories[0].least <= method.memories[0].least
 
 
 def test_what_stays_below_the_threshold_is_left_alone_to_the_bit(base: Base) -> None:
