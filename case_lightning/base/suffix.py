@@ -9,6 +9,7 @@ through the output head.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -37,6 +38,15 @@ def _run_until_reached(model: PreTrainedModel, handle: RemovableHandle, batches:
                 model(input_ids=tokens.to(model.device), use_cache=False)
     finally:
         handle.remove()
+
+
+def _bring_out(run: Callable[[], object]) -> Tensor:
+    """What a forward pass brings along when it ends early."""
+    try:
+        run()
+    except _ReachedError as reached:
+        return cast(Tensor, reached.args[0])
+    raise AssertionError("the pass went on to its end")
 
 
 class _Skipped(nn.Module):
@@ -99,7 +109,8 @@ class Prefix:
         states: list[Tensor | None] = [None] * len(sequences)
         for rows in self._group(sequences):
             padded = pad_sequence([sequences[row] for row in rows], batch_first=True).to(self.model.device)
-            for row, state in zip(rows, self._run(padded), strict=True):
+            entering = _bring_out(partial(self.model, input_ids=padded, use_cache=False))
+            for row, state in zip(rows, entering, strict=True):
                 states[row] = state[: len(sequences[row])].clone()
         return [state for state in states if state is not None]
 
@@ -113,14 +124,6 @@ class Prefix:
             rows.append(row)
         if rows:
             yield rows
-
-    def _run(self, tokens: Tensor) -> Tensor:
-        try:
-            self.model(input_ids=tokens, use_cache=False)
-        except _ReachedError as reached:
-            states: Tensor = reached.args[0]
-            return states
-        raise AssertionError("a forward passes every layer")
 
 
 class Suffix:
@@ -188,13 +191,9 @@ class Suffix:
 
         handle = self.head.register_forward_pre_hook(leave)
         try:
-            self._run(states, rows, columns)
-        except _ReachedError as reached:
-            entering: Tensor = reached.args[0]
-            return entering
+            return _bring_out(partial(self._run, states, rows, columns))
         finally:
             handle.remove()
-        raise AssertionError("a forward ends with the head")
 
     def _run(self, states: Tensor, rows: Tensor, columns: Tensor) -> Any:  # noqa: ANN401  as the model returns
         states = states.to(self.dtype)
