@@ -93,7 +93,7 @@ class SideMemory:
         n_edits: Edits in it.
         least: The least activation of one of them.
         merged: Whether shards were merged into it.
-        keys: `A(x_e)` of its edits' prompts, `(length, d_in)` each; of those only that were learned since it was loaded.
+        keys: `A(x_e)` of its edits' prompts, `(length, d_in)` each, of those learned since it was loaded.
     """
 
     delta: Tensor

@@ -1,4 +1,7 @@
-"""Runs the cells that are missing, each in a process of its own, one at a time on each device."""
+"""Runs the cells that are missing, each in a process of its own, one at a time on each device.
+
+Each ends with the command, however that is ended (where the system cannot see to that, once its cell is done).
+"""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -7,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from case_lightning.benchmark.cell import run_cell
 from case_lightning.benchmark.plan import Cell
 from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.processes import end_with_parent
 
 
 def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Cell], None]) -> None:
@@ -23,7 +27,7 @@ def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Ce
     free, waiting = list(settings.devices), list(cells)
     running: dict[Future[None], tuple[Cell, str]] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(free), mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(len(free), context, end_with_parent, max_tasks_per_child=1) as pool:
         while waiting or running:
             while waiting and free:
                 cell, device = waiting.pop(0), free.pop(0)

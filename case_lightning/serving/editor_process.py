@@ -4,10 +4,8 @@ Its priority is low and it uses one thread, so that answers hardly feel it. It e
 (where the system cannot see to that, after the change under way): every change of a run is made whole or not at all.
 """
 
-import ctypes
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,10 +28,10 @@ from case_lightning.editing.run import context_length, quiet_libraries
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.errors import CaseError, DataError
+from case_lightning.processes import end_with_parent
 from case_lightning.serving.refusals import EditError
 
 NICE = 10
-PR_SET_PDEATHSIG = 1  # of Linux's `prctl`
 SOURCE = "server"  # what the ledger names as the path of a server's edits
 
 
@@ -167,12 +165,6 @@ def work(connection: Connection, path: str) -> None:
             connection.send(error)
     except OSError:  # the server went while it was being answered
         return
-
-
-def end_with_parent() -> None:
-    """Have Linux kill this process as soon as the thread that started it ends, however that comes about."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer(editor: EditorProcess, name: str, arguments: tuple[Any, ...]) -> Change | Exception:

@@ -1,10 +1,6 @@
 """What the server says when something of its own fails, and what an editing process in disorder comes to."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -126,17 +122,3 @@ def test_a_failure_that_nobody_has_foreseen(caplog: pytest.LogCaptureFixture) ->
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
     assert 'method="other",route="other",status="500"' in generate_latest(metrics.registry).decode()
     assert "what was asked" not in answer.text
-
-
-CHILD = "import time; from case_lightning.serving.editor_process import end_with_parent as end; end(); "
-CHILD += "print('ready', flush=True); time.sleep(600)"
-PARENT = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {CHILD!r}]); time.sleep(600)"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone sees to it")
-def test_the_editing_process_ends_with_the_server() -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:  # noqa: S603
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        os.kill(parent.pid, signal.SIGKILL)
-        assert parent.stdout.read() == ""  # ends once nobody holds its other side
