@@ -15,7 +15,7 @@ from case_lightning.benchmark.pool import run_cells
 from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
 from case_lightning.display import make_console
-from case_lightning.errors import ConfigError, RunError
+from case_lightning.errors import CaseError, ConfigError, RunError
 
 GROWING = ("run_dir", "methods", "data", "seeds", "devices", "timing")  # more of these leaves what is done as it is
 
@@ -24,7 +24,8 @@ def run_bench(settings: BenchSettings) -> None:
     """Run the cells that are missing and show the table of all; tables and plots are renewed after every cell.
 
     Raises:
-        CaseError: A setting, the data, the base model or the folder cannot be used; cells that were done are kept.
+        CaseError: A setting, the data, the base model or the folder cannot be used. What one cell alone cannot use is
+            said once all others are done, which are kept.
     """
     check_bench(settings)
     for name in settings.data:
@@ -45,7 +46,13 @@ def _run(settings: BenchSettings, folder: Path) -> None:
     missing = [cell for cell in cells if cell.read(folder) is None]
     console.print(f"{len(cells) - len(missing)} of {len(cells)} runs are there already")
 
-    def note(cell: Cell) -> None:
+    failures: list[str] = []
+
+    def note(cell: Cell, error: CaseError | None) -> None:
+        if error:
+            failures.append(f"{cell.method} on {cell.data}: {error}")
+            console.print(f"failed: {failures[-1]}", markup=False)
+            return
         table = collect_rows(settings, cells)
         if not table.empty:
             write_table(table, folder)
@@ -53,8 +60,12 @@ def _run(settings: BenchSettings, folder: Path) -> None:
         console.print(f"done: {cell.locate(folder)}")
 
     run_cells(settings, missing, note)
-    console.print(Markdown(render_markdown(collect_rows(settings, cells))))
-    console.print(f"table: {folder / 'results.md'}, {folder / 'results.parquet'}")
+    table = collect_rows(settings, cells)
+    if not table.empty:
+        console.print(Markdown(render_markdown(table)))
+        console.print(f"table: {folder / 'results.md'}, {folder / 'results.parquet'}")
+    if failures:
+        raise RunError(f"{len(failures)} of {len(missing)} runs failed, the first: {failures[0]}")
 
 
 def _note_settings(settings: BenchSettings, path: Path) -> None:

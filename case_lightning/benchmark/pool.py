@@ -10,19 +10,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from case_lightning.benchmark.cell import run_cell
 from case_lightning.benchmark.plan import Cell
 from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.errors import CaseError
 from case_lightning.processes import end_with_parent
 
 
-def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Cell], None]) -> None:
+def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Cell, CaseError | None], None]) -> None:
     """Run cells; what peaks in memory, or overwrites a model, ends with its process.
 
     Args:
         settings: The comparison.
         cells: Those to run, in order.
-        note: Told of each that is done.
-
-    Raises:
-        CaseError: A cell cannot be run; those under way are waited for and kept.
+        note: Told of each that is done, and why where it cannot be run; the others are.
     """
     free, waiting = list(settings.devices), list(cells)
     running: dict[Future[None], tuple[Cell, str]] = {}
@@ -36,5 +34,7 @@ def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Ce
             for future in done:
                 cell, device = running.pop(future)
                 free.append(device)
-                future.result()
-                note(cell)
+                error = future.exception()
+                if error is not None and not isinstance(error, CaseError):
+                    raise error
+                note(cell, error)

@@ -50,6 +50,19 @@ def test_the_command_leaves_a_table_and_plots(settings: BenchSettings, tmp_path:
     assert "4 of 4 runs are there already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_what_one_run_cannot_use_does_not_keep_the_others_from_being_made(settings: BenchSettings, capsys) -> None:
+    settings.methods = {"alphaedit": {"threshold": 1e-9}, "last": settings.methods["last"]}
+    with pytest.raises(
+        RunError, match="1 of 2 runs failed, the first: alphaedit on capitals: threshold: "
+    ):
+        run_bench(settings)
+    printed = capsys.readouterr().out
+    assert "failed: alphaedit on capitals: threshold" in printed
+    table = pd.read_parquet(f"{settings.run_dir}/results.parquet")
+    assert table.method.unique().tolist() == ["last"]
+
+
 def test_only_what_is_missing_is_run(settings: BenchSettings, run_here: list[str]) -> None:
     run_bench(settings)
     assert run_here == ["ft", "last"]
