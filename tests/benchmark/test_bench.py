@@ -53,9 +53,7 @@ def test_the_command_leaves_a_table_and_plots(settings: BenchSettings, tmp_path:
 @pytest.mark.slow
 def test_what_one_run_cannot_use_does_not_keep_the_others_from_being_made(settings: BenchSettings, capsys) -> None:
     settings.methods = {"alphaedit": {"threshold": 1e-9}, "last": settings.methods["last"]}
-    with pytest.raises(
-        RunError, match="1 of 2 runs failed, the first: alphaedit on capitals: threshold: "
-    ):
+    with pytest.raises(RunError, match="1 of 2 runs failed, the first: alphaedit on capitals: threshold: "):
         run_bench(settings)
     printed = capsys.readouterr().out
     assert "failed: alphaedit on capitals: threshold" in printed
