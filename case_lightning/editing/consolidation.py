@@ -28,7 +28,7 @@ class PassData(IterableDataset[EditBatch]):
     Every process draws the same order and takes its share of each step's rows.
 
     Args:
-        past: All past edits.
+        past: The edits to learn again.
         settings: How many of them, how often.
         seed: Seed of the draws.
         rank: This process.
@@ -80,6 +80,17 @@ def is_due(before: int, after: int, settings: ConsolidationSettings, closing: in
     return every > 0 and (before // every < after // every or 2 * min(after % every, closing) >= every)
 
 
+def find_touched(subspaces: Sequence[int], before: int, settings: ConsolidationSettings) -> set[int]:
+    """The subspaces that a consolidation trains: those of the edits since the last one, for the others forgot nothing.
+
+    Args:
+        subspaces: The subspace of each edit that was made, in order.
+        before: Edits made before the batch that it follows.
+        settings: How often.
+    """
+    return set(subspaces[before - before % settings.every :])
+
+
 def count_all_steps(rows: Sequence[Row], streams: Sequence[Stream], settings: ConsolidationSettings) -> int:
     """Optimizer steps of all consolidations of a run.
 
@@ -94,10 +105,13 @@ def count_all_steps(rows: Sequence[Row], streams: Sequence[Stream], settings: Co
     sizes = Counter(row["stream"] for row in made_rows)
     last = {row["stream"]: row["batch"] for row in made_rows}  # rows are in order
     closing = {last[one.number]: sizes[one.number] for one in streams if one.finished and one.number in last}
+    subspaces = [row["subspace"] for row in made_rows]
     steps = made = 0
     for batch, count in sorted(Counter(batches.values()).items()):
         if is_due(made, made + count, settings, closing.get(batch, 0)):
-            steps += count_steps(sum(start <= batch < ends[name] for name, start in batches.items()), settings)
+            touched = find_touched(subspaces[: made + count], made, settings)
+            members = [row["id"] for row in made_rows if row["subspace"] in touched]
+            steps += count_steps(sum(batches[name] <= batch < ends[name] for name in members), settings)
         made += count
     return steps
 

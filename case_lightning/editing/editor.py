@@ -20,7 +20,7 @@ from case_lightning.callbacks import ConflictAllocation, MethodPlots
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, StepData, collate
-from case_lightning.editing.consolidation import PassData, is_due
+from case_lightning.editing.consolidation import PassData, find_touched, is_due
 from case_lightning.editing.encoding import Encoded, encode, encode_chat, make_keys
 from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
@@ -105,7 +105,7 @@ class Editor:
 
     Attributes:
         callbacks: The method's own, whose states a run goes on from.
-        n_made: How many edits were made, retired ones too.
+        subspaces: The subspace of each edit that was made, retired ones too.
         edits: The edits that hold.
         past: The same, ready to be rehearsed.
         n_keys: How many router keys each has.
@@ -144,10 +144,15 @@ class Editor:
         plots = [self.plots] if self.plots else []
         self.trainer = _build_trainer(base, settings, log_dir, [*self.callbacks, *plots, *callbacks])
         self.consolidator = _build_trainer(base, settings, None, list(callbacks))
-        self.n_made = 0
+        self.subspaces: list[int] = []
         self.edits: list[Edit] = []
         self.past: list[PreparedEdit] = []
         self.n_keys: list[int] = []
+
+    @property
+    def n_made(self) -> int:
+        """How many edits were made, retired ones too."""
+        return len(self.subspaces)
 
     def edit(self, edits: Sequence[Edit], closing: int = 0) -> BatchOutcome:
         """Write one batch of edits into the model: one fit.
@@ -179,9 +184,10 @@ class Editor:
         masks = [one for mask in self.masks for one in mask.summarize()]
         with profile("commit"):
             self._commit(edits)
-        if is_due(self.n_made - len(edits), self.n_made, self.settings.consolidation, closing):
+        before = self.n_made - len(edits)
+        if is_due(before, self.n_made, self.settings.consolidation, closing):
             with profile("consolidation"):
-                self.consolidate()
+                self.consolidate(before)
         seconds = time.perf_counter() - started
         losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
         if self.plots:
@@ -295,16 +301,21 @@ class Editor:
     def _encode_chat(self, edit: Edit) -> Encoded:
         return encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)
 
-    def consolidate(self) -> None:
-        """Learn past edits again, all together."""
+    def consolidate(self, before: int) -> None:
+        """Learn past edits again, all together, in the subspaces that were trained since they last were.
+
+        Args:
+            before: Edits made before the last batch.
+        """
+        touched = find_touched(self.subspaces, before, self.settings.consolidation)
         data = PassData(
-            self.past,
+            [edit for edit in self.past if edit.subspace in touched],
             self.settings.consolidation,
             self._seed(),
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        self.module.reopen(len(data))
+        self.module.reopen(sorted(touched), len(data))
         self._fit(data, self.consolidator)
         self._round()
 
@@ -328,7 +339,7 @@ class Editor:
         return self.settings.seed * 1_000_003 + self.n_made
 
     def _note(self, edits: Sequence[Edit], prepared: Sequence[PreparedEdit]) -> None:
-        self.n_made += len(edits)
+        self.subspaces += [one.subspace for one in prepared]
         self.edits += edits
         self.past += prepared
         self.n_keys += [len(make_keys(self.base.tokenizer, edit)) for edit in edits]

@@ -75,14 +75,11 @@ class EditModule(LightningModule):
         self.gradients = [pair for part in parts for pair in self._measure(part)]
         self.active = torch.nn.ModuleDict()
 
-    def reopen(self, n_steps: int) -> None:
-        """Train every subspace, without new edits, at a rate that falls to 0 in so many steps: for a consolidation."""
-        subspaces = self.layer.adapter.subspaces
+    def reopen(self, indices: Sequence[int], n_steps: int) -> None:
+        """Train some subspaces, without new edits, at a rate that falls to 0 in so many steps: for a consolidation."""
         self.new, self.gradients, self.n_steps = [], [], n_steps
-        self.active = torch.nn.ModuleDict(
-            {str(index): torch.nn.ParameterDict(subspaces.parameters_of(index)) for index in range(len(subspaces))}
-        )
-        self.active.requires_grad_(True)
+        self.active = torch.nn.ModuleDict()
+        self._train(indices)
 
     def directions(self) -> list[OuterSum]:
         """The update direction of every subspace."""
@@ -112,10 +109,7 @@ class EditModule(LightningModule):
                 subspaces.open(device)
         self.count([allocation.subspace for allocation in allocations])
         self.new = [replace(edit, subspace=a.subspace) for edit, a in zip(self.new, allocations, strict=True)]
-        for index in sorted({allocation.subspace for allocation in allocations}):
-            self.active[str(index)] = torch.nn.ParameterDict(subspaces.parameters_of(index))
-        subspaces.requires_grad_(False)
-        self.active.requires_grad_(True)
+        self._train(sorted({allocation.subspace for allocation in allocations}))
 
     @override
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
@@ -141,6 +135,14 @@ class EditModule(LightningModule):
             return optimizer
         falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=self.n_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
+
+    def _train(self, indices: Sequence[int]) -> None:
+        """Make some subspaces the trained parameters, and no other."""
+        subspaces = self.layer.adapter.subspaces
+        for index in indices:
+            self.active[str(index)] = torch.nn.ParameterDict(subspaces.parameters_of(index))
+        subspaces.requires_grad_(False)
+        self.active.requires_grad_(True)
 
     def _measure(self, edits: Sequence[PreparedEdit]) -> list[tuple[Tensor, Tensor]]:
         """`δ` and `x` of each edit, `(length, d_out)` and `(length, d_in)`, from one backward pass at no update."""

@@ -39,7 +39,7 @@ ABOVE_ZERO = (
     "subspace.rank",
     "subspace.scale",
     "conflict.capacity",
-    "conflict.max_subspaces",
+    "conflict.max_open",
     "memory.temperature",
     "consolidation.passes",
     "consolidation.edits",

@@ -189,7 +189,7 @@ class Session:
         due = is_due(self.editor.n_made, self.editor.n_made, self.settings.consolidation, closing)
         with self._taken_back_on_failure(), self.folder.guarded():
             if due:
-                self.editor.consolidate()
+                self.editor.consolidate(self.editor.n_made)
             if self.writes and not due:
                 self.ledger.enter_stream(stream)
             elif self.writes:

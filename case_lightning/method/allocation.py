@@ -1,7 +1,8 @@
 """CAA: which subspace a new piece of knowledge goes to, given its conflict scores.
 
 Published [1]: the most compatible subspace if any score is not negative, else a new one. Ours: the threshold as a
-setting, a capacity for each subspace and a bound on their number, with what happens at the bound.
+setting, a capacity for each subspace, and a bound on how many that are not full there are side by side: where all are
+full one more is opened, so storage grows with the edits and not with their conflicts.
 
 [1] doi:10.1145/3774904.3792427
 """
@@ -19,8 +20,8 @@ class Allocation:
 
     Attributes:
         subspace: Index of its subspace.
-        decision: `opened` a new one, `shared` a compatible one, or was `forced` into the least conflicting one because
-            no new one may be opened.
+        decision: `opened` a new one, `shared` a compatible one, or was `forced` into the least conflicting one that is
+            not full, because no new one may be opened.
         scores: Conflict score against every subspace there was.
     """
 
@@ -35,7 +36,7 @@ class Allocation:
 
 
 def allocate(
-    scores: Sequence[float], members: Sequence[int], threshold: float, capacity: int, max_subspaces: int
+    scores: Sequence[float], members: Sequence[int], threshold: float, capacity: int, max_open: int
 ) -> Allocation:
     """Choose a subspace for one edit.
 
@@ -44,15 +45,13 @@ def allocate(
         members: How many edits each subspace holds.
         threshold: The least score that counts as compatible; the paper's is 0.
         capacity: How many edits a subspace should hold at most; full ones are passed over.
-        max_subspaces: How many subspaces there may be. When a new one is needed and may not be opened, the edit goes to
-            the highest-scoring subspace that is not full, and where all are full to the highest-scoring of all.
+        max_open: How many subspaces may have room at a time. Where as many have, an edit that conflicts with all of
+            them goes to the highest-scoring one.
     """
     free = [i for i, count in enumerate(members) if count < capacity]
     best = max(free, key=lambda i: scores[i], default=None)
     if best is not None and scores[best] >= threshold:
         return Allocation(best, "shared", tuple(scores))
-    if len(scores) < max_subspaces:
+    if best is None or len(free) < max_open:
         return Allocation(len(scores), "opened", tuple(scores))
-    if best is None:
-        best = max(range(len(scores)), key=lambda i: scores[i])
     return Allocation(best, "forced", tuple(scores))

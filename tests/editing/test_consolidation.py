@@ -9,7 +9,7 @@ import torch
 
 from case_lightning.config import ConsolidationSettings
 from case_lightning.editing.batches import EditBatch
-from case_lightning.editing.consolidation import PassData, count_all_steps, count_steps, is_due
+from case_lightning.editing.consolidation import PassData, count_all_steps, count_steps, find_touched, is_due
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.ledger import Stream
 from tests.editing.test_batches import PAST, list_states
@@ -92,8 +92,22 @@ def test_a_stream_ends_with_a_consolidation_where_it_brought_enough(after: int, 
     assert not is_due(after, after, ConsolidationSettings(every=0), closing)
 
 
-def rows_of(*edits: tuple[str, int | None, str | None]) -> list[dict[str, Any]]:
-    return [{"id": name, "batch": batch, "superseded_by": by, "stream": 0} for name, batch, by in edits]
+@pytest.mark.parametrize(
+    ("before", "touched"),
+    [
+        (3, {0, 1, 2}),  # the batch that completes the first four edits, and more
+        (4, {1, 2}),
+        (7, {1, 2}),
+        (8, {2}),
+    ],
+)
+def test_the_subspaces_of_the_edits_since_the_last_one_are_trained(before: int, touched: set[int]) -> None:
+    assert find_touched([0, 0, 0, 0, 1, 1, 2, 2, 2], before, ConsolidationSettings(every=4)) == touched
+
+
+def rows_of(*edits: tuple[str, int | None, str | None], subspace: int = 0) -> list[dict[str, Any]]:
+    columns = ("id", "batch", "superseded_by")
+    return [dict(zip(columns, edit, strict=True)) | {"stream": 0, "subspace": subspace} for edit in edits]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +131,12 @@ def test_the_steps_at_the_end_of_a_stream_are_counted(finished: bool, steps: int
     assert count_all_steps(rows, streams, ConsolidationSettings(every=4, batch_size=1)) == steps
 
 
+def test_steps_are_those_of_the_subspaces_that_were_trained() -> None:
+    rows = rows_of(("a", 0, None), ("b", 0, None)) + rows_of(("c", 1, None), ("d", 1, None), subspace=1)
+    assert count_all_steps(rows, [], ConsolidationSettings(every=2, batch_size=1)) == 2 + 2
+    assert count_all_steps(rows, [], ConsolidationSettings(every=4, batch_size=1)) == 4
+
+
 def edit_all(model: Path, **consolidation: int) -> Editor:
     training = {"n_rehearsed": 0, "steps": 40, "learning_rate": 0.1, "n_variants": 0}
     editor = make_editor(model, consolidation=consolidation, training=training, subspace={"rank": 8})
@@ -131,7 +151,19 @@ def test_it_brings_back_what_later_fits_took(tiny_model: Path) -> None:
     assert losses[1] < 0.8 * losses[0]
 
 
-def test_it_trains_every_subspace_and_leaves_what_is_stored(tiny_model: Path) -> None:
+def test_a_full_subspace_makes_place_for_another_and_stays_as_it_is(tiny_model: Path) -> None:
+    conflict = {"threshold": -1, "capacity": 4, "max_open": 1}
+    editor = make_editor(tiny_model, conflict=conflict, consolidation={"every": 4}, training={"n_rehearsed": 4})
+    editor.edit(EDITS[:4])
+    full = editor.adapter.subspaces.up[0].clone()
+    for start in (4, 8):
+        editor.edit(EDITS[start : start + 4])
+    assert editor.subspaces == [0] * 4 + [1] * 4 + [2] * 4
+    assert torch.equal(editor.adapter.subspaces.up[0], full)
+    assert editor.trainer.global_step + editor.consolidator.global_step == 3 * 8 + 3 * 2
+
+
+def test_it_trains_every_touched_subspace_and_leaves_what_is_stored(tiny_model: Path) -> None:
     editor = make_editor(tiny_model, conflict={"threshold": 0.5}, consolidation={"every": 4})
     editor.edit(EDITS[:4])
     subspaces = editor.adapter.subspaces

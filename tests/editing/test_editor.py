@@ -104,7 +104,7 @@ def test_masked_neurons_do_not_move_by_one_bit(
 ) -> None:
     editor = make_editor(
         tiny_model,
-        conflict={"max_subspaces": 1},
+        conflict={"max_open": 1},
         consolidation={"every": 0},  # which tunes all neurons
         training={"weight_decay": weight_decay},
         subspace={"storage_dtype": storage_dtype, "tune_input": tune_input, "rank": 16},
@@ -170,7 +170,7 @@ def test_neurons_are_chosen_by_the_fisher_information_of_their_columns(
 def test_allocations_are_recorded_and_idle_subspaces_do_not_move(tiny_model: Path, tune_input: bool) -> None:
     editor = make_editor(
         tiny_model,
-        conflict={"max_subspaces": 6, "threshold": 0.1},
+        conflict={"max_open": 6, "threshold": 0.1},
         consolidation={"every": 0},
         subspace={"tune_input": tune_input},
     )

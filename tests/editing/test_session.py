@@ -269,7 +269,7 @@ def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
 
 
 def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path, tmp_path: Path) -> None:
-    session = write(open_session(tiny_model, tmp_path / "run", conflict={"max_subspaces": 1}), EDITS[:8])
+    session = write(open_session(tiny_model, tmp_path / "run", conflict={"max_open": 1}), EDITS[:8])
     masks = read_masks(session.folder.ledger)
     assert [(mask.batch, sum(mask.neurons)) for mask in masks] == [(0, 4), (1, 4)]
     last = session.editor.masks[0]
@@ -280,7 +280,7 @@ def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path
     assert masks[1].share == pytest.approx((found[kept].sum() / found.sum()).item())
     with closing(sqlite3.connect(session.folder.ledger)) as connection, connection:
         connection.execute("DROP TABLE masks")  # as a run of before they were noted has it
-    resumed = open_session(tiny_model, tmp_path / "run", conflict={"max_subspaces": 1})
+    resumed = open_session(tiny_model, tmp_path / "run", conflict={"max_open": 1})
     assert read_masks(session.folder.ledger) == []
     resumed.edit(EDITS[8:], STREAM)
     assert [mask.batch for mask in read_masks(session.folder.ledger)] == [2]
