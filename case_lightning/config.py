@@ -80,13 +80,13 @@ class ConflictSettings:
         score: `raw`, the published cosine, `centred`, or `members`.
         threshold: Least score that counts as compatible.
         capacity: Most edits of a subspace; where all are full, one more is opened.
-        max_open: Most subspaces that are not full.
+        max_subspaces: Most subspaces that are not full.
     """
 
     score: Literal["raw", "centred", "members"] = "members"
     threshold: float = 0.0
     capacity: int = 1000
-    max_open: int = 1
+    max_subspaces: int = 1
 
 
 @dataclass

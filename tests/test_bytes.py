@@ -23,7 +23,7 @@ ON_LARGE = [path for path in RUNS if read_settings(["--config", str(path)], "").
 def count_adapter(model: PreTrainedModel, settings: RunSettings) -> int:
     """Bytes of the adapter of a thousand edits on a model without values."""
     base = Base(model, None, settings.base.model, find_architecture(model), None)  # type: ignore[arg-type]
-    sizes = {"n_subspaces": settings.conflict.max_open, "n_memories": settings.memory.size} | THOUSAND_EDITS
+    sizes = {"n_subspaces": settings.conflict.max_subspaces, "n_memories": settings.memory.size} | THOUSAND_EDITS
     config = make_config(base, settings)
     for name, size in sizes.items():
         setattr(config, name, size)

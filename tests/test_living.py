@@ -84,6 +84,17 @@ def test_data_that_grew_and_other_data(model: Path, tmp_path: Path, capsys: pyte
     assert len(read_ledger(run)) == 9
 
 
+def test_new_data_comes_after_an_undo_and_the_old_command(model: Path, tmp_path: Path) -> None:
+    data, other, run = write_edits(tmp_path / "a.jsonl", 4), tmp_path / "b.jsonl", tmp_path / "run"
+    assert call("fit", *command(model, data, run)) == 0
+    assert call("history", run, "undo", IDS[1]) == 0
+    assert call("fit", *command(model, data, run)) == 0  # has nothing left to make, scores what holds
+    assert read_json(run / "metrics.json")["n_edits"] == 3
+    other.write_text(make_edits(12)[7].to_json() + "\n")
+    assert call("fit", *command(model, other, run)) == 0
+    assert [row["stream"] for row in read_ledger(run)] == [0] * 4 + [1]
+
+
 def test_an_unfinished_run_goes_first(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

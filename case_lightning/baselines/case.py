@@ -3,7 +3,7 @@
 The parts are those of a run: one fit a batch, rehearsal of past edits, consolidation, a router. An edit whose question
 an earlier one has takes that one's place. What is stored is the adapter, as its file has it. Not among it, as in a run,
 is what only further edits need: the text of the past ones, which a run keeps in its ledger to rehearse. A method that
-was loaded answers to the bit as the one that was saved, but rehearses no edit from before.
+was loaded answers to the bit as the one that was saved, but neither rehearses nor counts an edit from before.
 """
 
 from collections.abc import Sequence
@@ -114,6 +114,7 @@ class Case(EditingMethod):
         model = get_peft_model(self.base.model, config)
         set_peft_model_state_dict(model, stored)
         self._take(model)
+        self.editor.module.counts = [0] * len(self.editor.adapter.subspaces)
 
     def _take(self, model: PeftModel) -> None:
         self.editor = Editor(self.base, model, self.settings)

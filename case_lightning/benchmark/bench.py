@@ -48,9 +48,10 @@ def _run(settings: BenchSettings, folder: Path) -> None:
 
     failures: list[str] = []
 
-    def note(cell: Cell, error: CaseError | None) -> None:
+    def note(cell: Cell, error: BaseException | None) -> None:
         if error:
-            failures.append(f"{cell.method} on {cell.data}: {error}")
+            kind = "" if isinstance(error, CaseError) else f"{type(error).__name__}: "
+            failures.append(f"{cell.method} on {cell.data}: {kind}{error}")
             console.print(f"failed: {failures[-1]}", markup=False)
             return
         table = collect_rows(settings, cells)
@@ -75,7 +76,7 @@ def _note_settings(settings: BenchSettings, path: Path) -> None:
         ConfigError: It was: a method, a data set or what all runs share is not what it was.
     """
     now = asdict(settings)
-    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
     for key, old, new in _find_changes(before, now):
         raise ConfigError(f"{key}: {path.parent} holds runs made with {old}, now it is {new}; give another run_dir")
     path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")

@@ -1,6 +1,5 @@
 """One cell of a comparison: a method edits a stream of batches and is scored after some of them."""
 
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.data import Edit, read_edits
 from case_lightning.data.checks import keep_latest
 from case_lightning.editing.evaluation import evaluate_model
-from case_lightning.editing.figures import measure_overhead
+from case_lightning.editing.figures import measure_peaks
 from case_lightning.editing.run import locate_data, quiet_libraries
 from case_lightning.editing.scoring import Scorer
 from case_lightning.errors import ConfigError
@@ -74,9 +73,9 @@ def score_stream(settings: BenchSettings, method: EditingMethod, edits: Sequence
     rows: list[Row] = []
     seconds, started = 0.0, time.perf_counter()
     for batch, count in split_stream(edits, batch_size, settings.n_edits):
-        before = time.perf_counter()
+        before = read_clock(method)
         method.edit(batch)
-        seconds += time.perf_counter() - before
+        seconds += read_clock(method) - before
         late = time.perf_counter() - started > settings.max_seconds
         if late or count in settings.n_edits or count == len(edits):
             row: Row = {"n_edits": count, "complete": not late or count == len(edits), "edit_seconds": seconds / count}
@@ -91,10 +90,17 @@ def time_edits(method: EditingMethod, edits: Sequence[Edit], batch_size: int, n_
     """Seconds an edit of the batches after the first."""
     method.edit(keep_latest(edits[:batch_size]))
     timed = edits[batch_size : batch_size + n_edits]
-    started = time.perf_counter()
+    started = read_clock(method)
     for start in range(0, n_edits, batch_size):
         method.edit(keep_latest(timed[start : start + batch_size]))
-    return {"n_edits": n_edits, "edit_seconds": (time.perf_counter() - started) / n_edits}
+    return {"n_edits": n_edits, "edit_seconds": (read_clock(method) - started) / n_edits}
+
+
+def read_clock(method: EditingMethod) -> float:
+    """Seconds, once the device has done what it was given."""
+    if method.base.model.device.type == "cuda":
+        torch.cuda.synchronize(method.base.model.device)
+    return time.perf_counter()
 
 
 def measure_bytes(method: EditingMethod) -> int:
@@ -111,13 +117,10 @@ def _score(settings: BenchSettings, method: EditingMethod, edits: Sequence[Edit]
     started = time.perf_counter()
     parts, _ = evaluate_model(scorer, edits, settings.evaluation.generate)
     pre = {f"unedited_{name}": parts["pre"][name] for name in ("reliability", "generalization", "perplexity")}
-    on_gpu = torch.cuda.is_available()
     return {
         **parts["final"],
         "harness_locality": parts["harness"]["locality"],
         **pre,
         "evaluate_seconds": time.perf_counter() - started,
-        "generate_overhead": measure_overhead(scorer, edits),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        **measure_peaks(scorer, edits, method.base.model.device),
     }

@@ -6,15 +6,17 @@ Each ends with the command, however that is ended (where the system cannot see t
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 from case_lightning.benchmark.cell import run_cell
 from case_lightning.benchmark.plan import Cell
 from case_lightning.benchmark.settings import BenchSettings
-from case_lightning.errors import CaseError
 from case_lightning.processes import end_with_parent
 
 
-def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Cell, CaseError | None], None]) -> None:
+def run_cells(
+    settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Cell, BaseException | None], None]
+) -> None:
     """Run cells; what peaks in memory, or overwrites a model, ends with its process.
 
     Args:
@@ -35,6 +37,6 @@ def run_cells(settings: BenchSettings, cells: Sequence[Cell], note: Callable[[Ce
                 cell, device = running.pop(future)
                 free.append(device)
                 error = future.exception()
-                if error is not None and not isinstance(error, CaseError):
+                if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception | None):
                     raise error
                 note(cell, error)

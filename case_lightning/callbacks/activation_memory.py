@@ -73,6 +73,10 @@ class ActivationMemory(Callback):
         parts = _gather(self._inputs, pl_module.trainer.world_size)
         return {"inputs": torch.cat(parts).to(pl_module.device)} if parts else {}
 
+    def choose(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        """The kept rows that the coming step may move; this one takes all."""
+        return self.rows
+
     def recompute(self, pl_module: LightningModule, rows: dict[str, Tensor]) -> Tensor:
         """What the module answers to kept rows now, `(rows, width)`."""
         answer: Tensor = pl_module.get_submodule(self.module)(rows["inputs"].to(pl_module.dtype))
@@ -98,7 +102,9 @@ class ActivationMemory(Callback):
 
     def weigh(self, pl_module: LightningModule) -> Tensor:
         """The weighted term, a scalar with a gradient."""
-        rows = self._decode(pl_module.device)
+        rows = self._decode(self.choose(pl_module), pl_module.device)
+        if not len(rows["inputs"]):
+            return rows["outputs"].sum()
         noted = self._inputs
         new = self.recompute(pl_module, rows)
         self._inputs = noted  # the hook saw the rows pass
@@ -132,8 +138,8 @@ class ActivationMemory(Callback):
         coded = {"inputs": inputs, "input_scales": input_scales, "outputs": outputs, "output_scales": output_scales}
         return {name: value.cpu() for name, value in (rows | coded).items()}
 
-    def _decode(self, device: torch.device) -> dict[str, Tensor]:
-        rows = {name: value.to(device) for name, value in self.rows.items()}
+    def _decode(self, coded: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        rows = {name: value.to(device) for name, value in coded.items()}
         rows["inputs"] = dequantize(rows["inputs"], rows.pop("input_scales"))
         rows["outputs"] = dequantize(rows["outputs"], rows.pop("output_scales"))
         return rows

@@ -45,7 +45,7 @@ class ConflictAllocation(Callback):
             many small ones (see `case_lightning.method.conflict`).
         threshold: The least score that counts as compatible; 0 in the paper. `-1` keeps everything in one subspace.
         capacity: How many examples a subspace should hold at most.
-        max_open: How many subspaces that are not full there may be; where all are full, one more is opened.
+        max_subspaces: How many subspaces that are not full there may be; where all are full, one more is opened.
 
     Raises:
         ValueError: A setting is out of range.
@@ -56,17 +56,17 @@ class ConflictAllocation(Callback):
         score: Score = "centred",
         threshold: float = 0.0,
         capacity: int = 1000,
-        max_open: int = 8,
+        max_subspaces: int = 8,
     ) -> None:
         """Check and store the arguments."""
         if score not in get_args(Score):
             raise ValueError(f"score: expected raw, centred or members, found {score!r}")
-        if capacity < 1 or max_open < 1:
-            raise ValueError(f"capacity and max_open: expected at least 1, found {capacity} and {max_open}")
+        if capacity < 1 or max_subspaces < 1:
+            raise ValueError(f"capacity and max_subspaces: expected at least 1, found {capacity} and {max_subspaces}")
         self.score = score
         self.threshold = threshold
         self.capacity = capacity
-        self.max_open = max_open
+        self.max_subspaces = max_subspaces
         self.mean: Tensor | None = None  # sketch of the mean gradient so far, (size, size)
         self.count = 0
         self.totals: list[Tensor] = []  # sketch of each subspace's members, summed less the mean, (size, size)
@@ -91,7 +91,7 @@ class ConflictAllocation(Callback):
         allocations = []
         for gradient in module.example_gradients():
             scores = [self.assess(index, direction, gradient) for index, direction in enumerate(directions)]
-            allocations.append(allocate(scores, members, self.threshold, self.capacity, self.max_open))
+            allocations.append(allocate(scores, members, self.threshold, self.capacity, self.max_subspaces))
             self._enter(allocations[-1].subspace, gradient, directions, members)
             self._remember(allocations[-1].subspace, gradient)
         module.assign(allocations)

@@ -47,12 +47,11 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     store = Store(run.folder, Ledger(run.folder.ledger))
     editor = Editor(run.base, run.model, settings)
     load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)
-    return assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits, settings.conflict.threshold)
+    editor.module.count([row["subspace"] for row in store.ledger.rows() if row["batch"] is not None])
+    return assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits)
 
 
-def assess_edits(
-    model: RoutedModel, editor: Editor, held: Sequence[Edit], edits: Sequence[Edit], threshold: float
-) -> list[Verdict]:
+def assess_edits(model: RoutedModel, editor: Editor, held: Sequence[Edit], edits: Sequence[Edit]) -> list[Verdict]:
     """Assess edits against a run that is open.
 
     Args:
@@ -60,7 +59,6 @@ def assess_edits(
         editor: Its editor, with the states that callbacks remember.
         held: The edits that hold.
         edits: What to assess.
-        threshold: The conflict score below which an edit is in conflict with a subspace.
 
     Returns:
         See `assess_data`.
@@ -69,7 +67,8 @@ def assess_edits(
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits]
     known = [answer.exact for answer in scorer.ask(questions, edited=False)]
     routes = model.route([question.prompt for question in questions]).tolist()
-    scores = editor.assess(edits)
+    scores, conflict = editor.assess(edits), editor.settings.conflict
+    roomy = [index for index, count in enumerate(editor.module.members()) if count < conflict.capacity]
     verdicts = []
     for index, edit in enumerate(edits):
         same = [old for old in held if normalize_question(old.prompt) == normalize_question(edit.prompt)]
@@ -81,7 +80,7 @@ def assess_edits(
             "conflict": scores[index],
         }
         fact = {"id": edit.id, "prompt": edit.prompt, "target": edit.target}
-        verdicts.append(fact | _judge(found, threshold) | found)
+        verdicts.append(fact | _judge(found, roomy, conflict.threshold) | found)
     return verdicts
 
 
@@ -97,15 +96,15 @@ def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     console.print(", ".join(f"{count} {name}" for name, count in counts.most_common()))
 
 
-def _judge(found: Verdict, threshold: float) -> Verdict:
-    """The verdict in a word, and what it is about."""
+def _judge(found: Verdict, roomy: Sequence[int], threshold: float) -> Verdict:
+    """The verdict in a word, and what it is about; `roomy` are the subspaces that take more edits."""
     for name in ("in_ledger", "contradicts"):
         if found[name]:
             return {"verdict": name.replace("_", " "), "of": ", ".join(found[name])}
     if found["known"]:
         return {"verdict": "known", "of": "the base model"}
     scores = found["conflict"]
-    if scores and max(scores) < threshold:
-        best = max(range(len(scores)), key=lambda index: scores[index])
+    best = max(roomy, key=lambda index: scores[index], default=None)
+    if best is not None and scores[best] < threshold:
         return {"verdict": "conflict", "of": f"subspace {best} ({scores[best]:.3f})"}
     return {"verdict": "free", "of": ""}

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -242,8 +242,9 @@ class Editor:
         """Have some edits no longer answer, nor be rehearsed; what a subspace learned of them stays in it."""
         gone = [edit.id in ids for edit in self.edits]
         if len(self.adapter.keys) and any(gone):
-            counts = torch.tensor(self.n_keys)
-            self.adapter.keys.remove(torch.repeat_interleave(torch.tensor(gone), counts))
+            mine = torch.repeat_interleave(torch.tensor(gone), torch.tensor(self.n_keys))
+            others = mine.new_zeros(len(self.adapter.keys) - len(mine))  # of edits that it was loaded with
+            self.adapter.keys.remove(torch.cat([others, mine]))
         self.forget(ids)
 
     def forget(self, ids: Collection[str]) -> None:
@@ -348,16 +349,24 @@ class Editor:
         return self.settings.training.append_end and self.base.tokenizer.eos_token_id is not None
 
 
+def choose_place(settings: RunSettings, device: torch.device) -> dict[str, Any]:
+    """The trainer's settings, so that what is trained is where the base model is."""
+    place: dict[str, Any] = dict(vars(settings.trainer))
+    if place["accelerator"] == "auto" and device.type == "cpu":
+        place["accelerator"] = "cpu"
+    if device.type == "cuda" and device.index is not None and place["devices"] == 1:
+        place["devices"] = [device.index]  # Lightning would take the first one
+    return place
+
+
 def _run_prefix(prefix: Prefix, encoded: Sequence[Encoded]) -> list[PreparedText]:
     states = prefix([one.tokens for one in encoded])
     return [PreparedText(one, state) for one, state in zip(encoded, states, strict=True)]
 
 
 def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:
-    place = dict(vars(settings.trainer))
+    place = choose_place(settings, base.model.device)
     kind = place.pop("logger")
-    if place["accelerator"] == "auto" and base.model.device.type == "cpu":
-        place["accelerator"] = "cpu"  # what is trained has to be where the base model is
     try:
         return Trainer(
             **place,

@@ -66,7 +66,7 @@ def score_run(
     }
     metrics["adapter_parts"] = measure_parts(folder.adapter / ADAPTER)
     metrics["environment"] = describe_environment(settings, base)
-    metrics["cost"] |= folder.read_peaks() or measure_peaks(scorer, edits)
+    metrics["cost"] |= folder.read_peaks() or measure_peaks(scorer, edits, base.model.device)
     folder.write_json(folder.examples, examples)
     folder.write_json(folder.metrics, metrics)
     write_report([folder.path], folder.report)
@@ -87,12 +87,11 @@ def describe_history(ledger: Ledger) -> dict[str, Any]:
     return {"n_superseded": superseded, "immediate": immediate, "retention": ledger.retention(), "cost": cost}
 
 
-def measure_peaks(scorer: Scorer, edits: Sequence[Edit]) -> dict[str, Any]:
-    """Most memory that this process has taken, in bytes, and what edits cost in generation."""
-    on_gpu = torch.cuda.is_available()
+def measure_peaks(scorer: Scorer, edits: Sequence[Edit], device: torch.device) -> dict[str, Any]:
+    """Most memory that this process has taken, on a GPU there too, in bytes, and what edits cost in generation."""
     return {
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "generate_overhead": measure_overhead(scorer, edits),
     }
 

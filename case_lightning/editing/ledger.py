@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS streams (
     stream INTEGER PRIMARY KEY, data TEXT, batch_size INTEGER, on_contradiction TEXT, n_records INTEGER,
     finished INTEGER, created_at TEXT);
 CREATE TABLE IF NOT EXISTS snapshots (n_batches INTEGER PRIMARY KEY, name TEXT, digest TEXT);
-CREATE TABLE IF NOT EXISTS retention (n_edits INTEGER PRIMARY KEY, reliability REAL);
+CREATE TABLE IF NOT EXISTS retention (n_edits INTEGER PRIMARY KEY, reliability REAL, batch INTEGER);
 CREATE TABLE IF NOT EXISTS masks (
     batch INTEGER, parameter TEXT, neurons TEXT, kept TEXT, threshold REAL, share REAL, PRIMARY KEY (batch, parameter));
 """
@@ -163,7 +163,7 @@ class Ledger:
 
     def retention(self) -> list[list[float]]:
         """Points of the retention curve: edits so far, reliability on them."""
-        return [list(row) for row in self._read("SELECT * FROM retention ORDER BY n_edits")]
+        return [list(row) for row in self._read("SELECT n_edits, reliability FROM retention ORDER BY n_edits")]
 
     def enter_stream(self, stream: Stream, snapshot: Snapshot | None = None) -> None:
         """Write a stream, or how far it has come; and a first state."""
@@ -196,7 +196,8 @@ class Ledger:
             blank = ", ".join(f"{name} = NULL" for name in OUTCOME)
             connection.execute(f"UPDATE edits SET {blank} WHERE batch >= ?", (n_batches,))  # noqa: S608  own names
             connection.execute("DELETE FROM snapshots WHERE n_batches > ?", (n_batches,))
-            connection.execute("DELETE FROM retention WHERE n_edits > ?", (kept,))
+            later = "batch >= ? OR batch IS NULL AND n_edits > ?"  # an older package did not note the batch
+            connection.execute(f"DELETE FROM retention WHERE {later}", (n_batches, kept))  # noqa: S608  own words
             connection.execute("DELETE FROM masks WHERE batch >= ?", (n_batches,))
             marks = [(_now(), one) for one in undone] + [(None, one) for one in redone]
             connection.executemany("UPDATE edits SET undone_at = ? WHERE id = ?", marks)
@@ -215,6 +216,8 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             for statement in (*SCHEMA.split(";")[:-1], f"PRAGMA user_version = {VERSION}"):
                 connection.execute(statement)
+            if "batch" not in [name for _, name, *_ in connection.execute("PRAGMA table_info(retention)")]:
+                connection.execute("ALTER TABLE retention ADD COLUMN batch INTEGER")
             yield connection
 
     def _read(self, query: str) -> list[sqlite3.Row]:
@@ -254,7 +257,7 @@ def _put_outcome(connection: sqlite3.Connection, made: MadeBatch) -> None:
     connection.executemany("UPDATE edits SET superseded_by = ? WHERE id = ?", pairs)
     _put_snapshot(connection, made.snapshot)
     if made.retention:
-        connection.execute("INSERT OR REPLACE INTO retention VALUES (?, ?)", made.retention)
+        connection.execute("INSERT OR REPLACE INTO retention VALUES (?, ?, ?)", (*made.retention, made.index))
     for mask in made.masks:
         counts = (json.dumps(mask.neurons), json.dumps(mask.kept))
         connection.execute(

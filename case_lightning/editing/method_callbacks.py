@@ -68,6 +68,13 @@ class EditActivationMemory(ActivationMemory):
         return {"inputs": torch.stack(inputs), "subspaces": routes}
 
     @override
+    def choose(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
+        trained = torch.tensor([int(index) for index in pl_module.active])
+        chosen = torch.isin(self.rows["subspaces"].long(), trained.to(self.rows["subspaces"].device))
+        return {name: value[chosen] for name, value in self.rows.items()}
+
+    @override
     def recompute(self, pl_module: LightningModule, rows: dict[str, Tensor]) -> Tensor:
         assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
         subspaces = pl_module.layer.adapter.subspaces

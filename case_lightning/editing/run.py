@@ -39,7 +39,7 @@ ABOVE_ZERO = (
     "subspace.rank",
     "subspace.scale",
     "conflict.capacity",
-    "conflict.max_open",
+    "conflict.max_subspaces",
     "memory.temperature",
     "consolidation.passes",
     "consolidation.edits",
@@ -202,7 +202,8 @@ class Run:
         batches = list(plan.batches())
         if is_first_process():
             self.folder.create(self.settings)
-            self.session.begin(plan.stream)
+            if plan.records or not self.folder.started:
+                self.session.begin(plan.stream)
         self.display.expect(sum(len(batch) for batch, _ in batches))
         with self.display:
             for index, (batch, stream) in enumerate(batches):
@@ -255,14 +256,15 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
     quiet_libraries()
     folder = RunFolder(path)
     other = None if data["path"] is None else read_edits(**data | {"path": locate_data(data["path"])})
-    run = load_run(path)
     if other is not None:
+        run = load_run(path)
         check_records(run.base, other)
         parts, _ = evaluate_model(Scorer(RoutedModel(run.base, run.model), batch_size), other, generate)
         return {"protocol": "wise", "dataset": data["path"], "n_records": len(other), **parts}
     settings = settings_from(folder.read_config())
     settings.evaluation.batch_size, settings.evaluation.generate = batch_size, generate
     with folder.locked(), folder.guarded():
+        run = load_run(path)
         return score_run(folder, settings, run.base, run.model, run.edits, Console(quiet=True))
 
 

@@ -144,10 +144,11 @@ class RunFolder:
 
     def read_peaks(self) -> dict[str, Any]:
         """Those of the costs in `metrics.json` that only the process that made the edits could measure."""
-        cost = self.read_metrics()["cost"] if self.finished else {}
-        return {
-            name: cost[name] for name in ("peak_rss_bytes", "peak_device_bytes", "generate_overhead") if name in cost
-        }
+        try:
+            cost = self.read_metrics()["cost"]
+        except RunError:  # none yet, or they are about to be written anew
+            return {}
+        return {name: cost[name] for name in MEASURED_ONCE if name in cost}
 
     def write_json(self, path: Path, value: object) -> None:
         """Write JSON that any reader takes: no NaN, no infinity."""
@@ -215,15 +216,15 @@ class RunFolder:
 
 def _fill_in(config: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run with the defaults of those that were not there yet when it was made."""
-    return {
-        name: {**default, **config.get(name, {})} if isinstance(default, dict) else config.get(name, default)
-        for name, default in (asdict(RunSettings()) | config).items()
-    }
+    filled: dict[str, Any] = asdict(RunSettings())
+    for name, value in config.items():
+        filled[name] = filled[name] | value if isinstance(filled.get(name), dict) else value
+    return filled
 
 
 def _describe_change(before: dict[str, Any], now: dict[str, Any], section: str) -> str:
     old, new = before.get(section), now.get(section)
     if not isinstance(old, dict) or not isinstance(new, dict):
         return f"{section} was {old}, is {new}"
-    key = next(key for key in new if old.get(key) != new[key])
-    return f"{section}.{key} was {old.get(key)}, is {new[key]}"
+    key = next(key for key in new | old if old.get(key) != new.get(key))
+    return f"{section}.{key} was {old.get(key)}, is {new.get(key)}"

@@ -59,6 +59,7 @@ class Session:
         self.store = Store(folder, self.ledger)
         self.n_batches = 0
         self._sizes: Counter[int] = Counter()  # edits made of each stream
+        self._n_last = 0  # edits made in the last batch
         self.intact = True  # whether memory holds what the ledger says
         self._model: PeftModel | None = None
         if writes:
@@ -87,6 +88,7 @@ class Session:
         rows = [row for row in self.ledger.rows() if row["batch"] is not None and row["batch"] < snapshot.n_batches]
         self._recall(rows)
         self._sizes = Counter(row["stream"] for row in rows)
+        self._n_last = sum(row["batch"] == snapshot.n_batches - 1 for row in rows)
         self.n_batches = snapshot.n_batches
         self.editor.resume(self.n_batches)
         self.intact = True
@@ -186,10 +188,11 @@ class Session:
     def _pass_over(self, stream: Stream) -> None:
         """Note that a batch has no edit left to make; the one before it may thereby be the last of its stream."""
         closing = self._sizes[stream.number] if stream.finished else 0
-        due = is_due(self.editor.n_made, self.editor.n_made, self.settings.consolidation, closing)
+        before, made, settings = self.editor.n_made - self._n_last, self.editor.n_made, self.settings.consolidation
+        due = not is_due(before, made, settings) and is_due(before, made, settings, closing)
         with self._taken_back_on_failure(), self.folder.guarded():
             if due:
-                self.editor.consolidate(self.editor.n_made)
+                self.editor.consolidate(before)
             if self.writes and not due:
                 self.ledger.enter_stream(stream)
             elif self.writes:
@@ -205,6 +208,7 @@ class Session:
         latest = keep_latest(batch)
         superseded = self._supersede(latest) if stream.on_contradiction == "supersede" else {}
         self._sizes[stream.number] += len(latest)
+        self._n_last = len(latest)
         with self.folder.guarded():  # the logger writes, too
             outcome = self.editor.edit(latest, self._sizes[stream.number] if ends else 0)
         self._check_outcome(outcome)

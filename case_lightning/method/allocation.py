@@ -36,7 +36,7 @@ class Allocation:
 
 
 def allocate(
-    scores: Sequence[float], members: Sequence[int], threshold: float, capacity: int, max_open: int
+    scores: Sequence[float], members: Sequence[int], threshold: float, capacity: int, max_subspaces: int
 ) -> Allocation:
     """Choose a subspace for one edit.
 
@@ -45,13 +45,13 @@ def allocate(
         members: How many edits each subspace holds.
         threshold: The least score that counts as compatible; the paper's is 0.
         capacity: How many edits a subspace should hold at most; full ones are passed over.
-        max_open: How many subspaces may have room at a time. Where as many have, an edit that conflicts with all of
-            them goes to the highest-scoring one.
+        max_subspaces: How many subspaces may have room at a time. Where as many have, an edit that conflicts with all
+            of them goes to the highest-scoring one.
     """
     free = [i for i, count in enumerate(members) if count < capacity]
     best = max(free, key=lambda i: scores[i], default=None)
     if best is not None and scores[best] >= threshold:
         return Allocation(best, "shared", tuple(scores))
-    if best is None or len(free) < max_open:
+    if best is None or len(free) < max_subspaces:
         return Allocation(len(scores), "opened", tuple(scores))
     return Allocation(best, "forced", tuple(scores))

@@ -20,11 +20,11 @@ from case_lightning.base import load_base
 from case_lightning.command_line import ignore_library_warnings, settings_from
 from case_lightning.config import DataSettings
 from case_lightning.data import Edit
-from case_lightning.data.checks import check_fits, normalize_question
+from case_lightning.data.checks import normalize_question
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.assessment import Verdict, assess_edits
 from case_lightning.editing.ledger import Stream
-from case_lightning.editing.run import context_length, quiet_libraries
+from case_lightning.editing.run import check_records, quiet_libraries
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.errors import CaseError, DataError
@@ -69,16 +69,14 @@ class EditorProcess:
     def assess(self, edits: Sequence[Edit]) -> Change:
         """See `assess_edits`."""
         session = self.session
-        self._check_lengths(edits)
+        check_records(self.session.base, edits)
         model = RoutedModel(session.base, session.model)
-        verdicts: list[Verdict] = assess_edits(
-            model, session.editor, session.editor.edits, edits, session.settings.conflict.threshold
-        )
+        verdicts: list[Verdict] = assess_edits(model, session.editor, session.editor.edits, edits)
         return self.describe(verdicts)
 
     def add(self, edits: Sequence[Edit], on_contradiction: str) -> Change:
         """Make edits, as a stream of one batch; those that the run holds already are left out."""
-        self._check_lengths(edits)
+        check_records(self.session.base, edits)
         self._check_ids(edits)
         held = {_fact(edit): edit.id for edit in self.session.editor.edits}
         asked = {normalize_question(edit.prompt) for edit in self.session.editor.edits}
@@ -108,11 +106,6 @@ class EditorProcess:
         """Make undone edits again."""
         self.session.redo(ids)
         return self.describe([{"id": one, "status": "made again"} for one in ids])
-
-    def _check_lengths(self, edits: Sequence[Edit]) -> None:
-        tokenizer, longest = self.session.base.tokenizer, context_length(self.session.base)
-        for edit in edits:
-            check_fits(edit, lambda text: len(tokenizer(text).input_ids), longest)
 
     def _check_ids(self, edits: Sequence[Edit]) -> None:
         taken = {row["id"] for row in self.session.ledger.rows()}

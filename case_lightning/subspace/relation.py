@@ -18,6 +18,7 @@ from case_lightning.subspace.whitening import measure_whitening
 
 RELATION_DEPTH = 0.27  # of the model: where the states are taken
 PIECE = 64  # tokens of the calibration text that are run together, and most of a sentence on each side of its subject
+KNOWN = 1 << 14  # texts whose directions are kept, those asked of last
 ENDS = ("a.", "a?", "a!", "a\n", "a.\n", "a?\n", "a\n\n", "a:\n")  # texts whose last token ends a sentence
 
 States = Callable[[Sequence[Tensor]], list[Tensor]]  # of texts `(length,)`, `(length, hidden)` each
@@ -47,14 +48,18 @@ class RelationSpace:
         """
         tokens, counted = tokens.cpu().long(), counted.cpu().clone()
         name = tokens.numpy().tobytes(), counted.numpy().tobytes()
-        if name not in self._known:
+        found = self._known.pop(name, None)
+        if found is None:
             counted &= ~torch.isin(tokens, self.boundaries)
             counted[0] = False
             mean, whiten = self._whitening
             states = (self.states([tokens])[0].float() - mean) @ whiten
             chosen = states[counted.to(states.device)] if counted.any() else states[min(1, len(states) - 1) :]
-            self._known[name] = functional.normalize(chosen.mean(0), dim=0)
-        return self._known[name]
+            found = functional.normalize(chosen.mean(0), dim=0)
+        self._known[name] = found  # as the latest
+        if len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
+        return found
 
     def cut_sentence(self, tokens: Tensor, first: int, last: int) -> slice:
         """The sentence around some tokens of a text.

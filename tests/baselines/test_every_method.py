@@ -88,6 +88,21 @@ def test_what_was_saved_answers_the_same_once_loaded(name: str, base: Base, tiny
 
 
 @every_method
+def test_a_loaded_method_edits_on(name: str, base: Base, tiny_folder: Path, tmp_path: Path) -> None:
+    method = build(name, base)
+    method.edit(EDITS[:2])
+    method.save(tmp_path / "saved")
+    fresh = build(name, load_tiny(tiny_folder))
+    fresh.load(tmp_path / "saved")
+    questions = [ask(base, edit.prompt, edit.target) for edit in EDITS[2:]]
+    before = answer(fresh, questions)
+    fresh.edit(EDITS[2:])
+    fresh.edit(EDITS[2:])  # in the place of themselves
+    for question, one, other in zip(questions, before, answer(fresh, questions), strict=True):
+        assert nll(other, question) < nll(one, question)
+
+
+@every_method
 def test_nothing_saved_is_an_error(name: str, base: Base, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         build(name, base).load(tmp_path)

@@ -50,11 +50,11 @@ CASES = [
     Case("spread-over-several", [[SAY_NO, SAY_YES, SAY_YES, SAY_NO]], ["o0", "o1", "s1", "s0"]),
     Case("agreeing-over-fits", [[SAY_YES], [SAY_YES]], ["o0", "s0"]),
     Case("contradicting-over-fits", [[SAY_YES], [SAY_NO], [SAY_NO], [SAY_YES]], ["o0", "o1", "s1", "s0"]),
-    Case("bound", [[SAY_YES], [SAY_NO]], ["o0", "f0"], {"max_open": 1}),
-    Case("bound-in-a-batch", [[SAY_YES, SAY_NO]], ["o0", "f0"], {"max_open": 1}),
+    Case("bound", [[SAY_YES], [SAY_NO]], ["o0", "f0"], {"max_subspaces": 1}),
+    Case("bound-in-a-batch", [[SAY_YES, SAY_NO]], ["o0", "f0"], {"max_subspaces": 1}),
     Case("capacity", [[SAY_YES], [SAY_YES], [SAY_YES]], ["o0", "o1", "o2"], {"capacity": 1}),
     Case("capacity-in-a-batch", [[SAY_YES] * 5], ["o0", "s0", "o1", "s1", "o2"], {"capacity": 2}),
-    Case("all-full", [[SAY_YES] * 3], ["o0", "o1", "o2"], {"capacity": 1, "max_open": 1}),
+    Case("all-full", [[SAY_YES] * 3], ["o0", "o1", "o2"], {"capacity": 1, "max_subspaces": 1}),
     Case("threshold", [[SAY_YES, OTHER_YES]], ["o0", "o1"], {"threshold": 0.1}),
     Case("everything-in-one", [[SAY_YES, SAY_NO], [SAY_NO]], ["o0", "s0", "s0"], {"threshold": -1.0}),
 ]
@@ -121,7 +121,7 @@ def scores_naively(module: Adapted, past: Sequence[Tensor], routes: Sequence[int
 @pytest.mark.parametrize("score", ["raw", "centred"])
 def test_scores_are_those_of_dense_matrices(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conflict_allocation, "Sketch", ExactSketch)
-    allocation = ConflictAllocation(score=score, max_open=4)
+    allocation = ConflictAllocation(score=score, max_subspaces=4)
     module = Adapted(draw_batch(0))
     trainer = make_trainer(allocation, max_epochs=0)
     past: list[Tensor] = []
@@ -143,7 +143,7 @@ def test_scores_are_those_of_dense_matrices(score: str, monkeypatch: pytest.Monk
 
 def test_members_scores_are_those_of_dense_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conflict_allocation, "Sketch", ExactSketch)
-    allocation = ConflictAllocation(score="members", capacity=6, max_open=4)
+    allocation = ConflictAllocation(score="members", capacity=6, max_subspaces=4)
     past: list[Tensor] = []
     routes: list[int] = []
     module = Adapted(draw_batch(0))
@@ -253,7 +253,7 @@ def test_a_module_that_is_not_allocatable_is_refused(module: LightningModule) ->
     [
         ({"score": "cosine"}, "score: expected raw, centred or members, found 'cosine'"),
         ({"capacity": 0}, "found 0 and 8"),
-        ({"max_open": 0}, "found 1000 and 0"),
+        ({"max_subspaces": 0}, "found 1000 and 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from tests.callbacks.tiny_modules import D_IN, Adapted, copy_parameters, draw_ba
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_two_fits_with_all_three(order: tuple[int, ...]) -> None:
-    allocation = ConflictAllocation(max_open=1)
+    allocation = ConflictAllocation(max_subspaces=1)
     mask = SensitiveNeuronMask({"subspaces.0.down": 1}, rule=partial(keep_most_sensitive, count=2))
     memory = ActivationMemory("subspaces.0", weight=5.0)
     callbacks: list[Callback] = [allocation, mask, memory]
@@ -37,7 +37,7 @@ def test_two_fits_with_all_three(order: tuple[int, ...]) -> None:
 
 
 def test_what_they_did_is_gathered_over_fits() -> None:
-    allocation = ConflictAllocation(max_open=3)
+    allocation = ConflictAllocation(max_subspaces=3)
     mask = SensitiveNeuronMask({"subspaces.0.down": 1}, rule=partial(keep_most_sensitive, count=2))
     plots = MethodPlots()
     module = Adapted(draw_batch(0))

@@ -152,13 +152,15 @@ def test_it_brings_back_what_later_fits_took(tiny_model: Path) -> None:
 
 
 def test_a_full_subspace_makes_place_for_another_and_stays_as_it_is(tiny_model: Path) -> None:
-    conflict = {"threshold": -1, "capacity": 4, "max_open": 1}
+    conflict = {"threshold": -1, "capacity": 4, "max_subspaces": 1}
     editor = make_editor(tiny_model, conflict=conflict, consolidation={"every": 4}, training={"n_rehearsed": 4})
     editor.edit(EDITS[:4])
     full = editor.adapter.subspaces.up[0].clone()
     for start in (4, 8):
         editor.edit(EDITS[start : start + 4])
     assert editor.subspaces == [0] * 4 + [1] * 4 + [2] * 4
+    assert editor.memory.rows["subspaces"].tolist() == editor.subspaces
+    assert editor.memory.choose(editor.module)["subspaces"].tolist() == [2] * 4  # the others do not move
     assert torch.equal(editor.adapter.subspaces.up[0], full)
     assert editor.trainer.global_step + editor.consolidator.global_step == 3 * 8 + 3 * 2
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from case_lightning.base.suffix import read_projection
 from case_lightning.callbacks import SensitiveNeuronMask
-from case_lightning.editing.editor import Editor, put_adapter
+from case_lightning.editing.editor import Editor, choose_place, put_adapter
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.method.activation import dequantize, quantize
 from case_lightning.method.allocation import Allocation
@@ -104,7 +104,7 @@ def test_masked_neurons_do_not_move_by_one_bit(
 ) -> None:
     editor = make_editor(
         tiny_model,
-        conflict={"max_open": 1},
+        conflict={"max_subspaces": 1},
         consolidation={"every": 0},  # which tunes all neurons
         training={"weight_decay": weight_decay},
         subspace={"storage_dtype": storage_dtype, "tune_input": tune_input, "rank": 16},
@@ -170,7 +170,7 @@ def test_neurons_are_chosen_by_the_fisher_information_of_their_columns(
 def test_allocations_are_recorded_and_idle_subspaces_do_not_move(tiny_model: Path, tune_input: bool) -> None:
     editor = make_editor(
         tiny_model,
-        conflict={"max_open": 6, "threshold": 0.1},
+        conflict={"max_subspaces": 6, "threshold": 0.1},
         consolidation={"every": 0},
         subspace={"tune_input": tune_input},
     )
@@ -251,6 +251,20 @@ def test_check_goes_through_the_router(tiny_model: Path) -> None:
 def test_a_layer_that_is_not_there_is_refused(tiny_model: Path, layer: int) -> None:
     with pytest.raises(BaseModelError, match=f"layer {layer} does not exist"):
         make_editor(tiny_model, base={"layer": layer})
+
+
+@pytest.mark.parametrize(
+    ("device", "trainer", "expected"),
+    [
+        ("cpu", {}, {"accelerator": "cpu", "devices": 1}),
+        ("cpu", {"accelerator": "gpu"}, {"accelerator": "gpu", "devices": 1}),
+        ("cuda:1", {}, {"accelerator": "auto", "devices": [1]}),
+        ("cuda:0", {"devices": 2}, {"accelerator": "auto", "devices": 2}),
+    ],
+)
+def test_a_fit_is_where_the_base_model_is(device: str, trainer: dict[str, Any], expected: dict[str, Any]) -> None:
+    place = choose_place(make_settings(trainer=trainer), torch.device(device))
+    assert {name: place[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("trainer", [{"accelerator": "tpu"}, {"strategy": "none such"}, {"precision": "3"}], ids=str)

@@ -18,7 +18,7 @@ STREAM = Stream(0, {"path": "edits.jsonl"}, batch_size=4, on_contradiction="supe
 
 
 def open_session(model: Path, path: Path) -> Session:
-    settings = make_settings(model, trainer={"logger": "tensorboard"}, conflict={"max_open": 1})
+    settings = make_settings(model, trainer={"logger": "tensorboard"}, conflict={"max_subspaces": 1})
     folder = RunFolder(path)
     folder.create(settings)
     return Session(settings, folder, load_tiny(model))

@@ -5,7 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
 from case_lightning.editing.run_folder import RunFolder
@@ -44,6 +46,21 @@ def test_a_finished_run_is_recognised_by_its_settings(tmp_path: Path) -> None:
     assert not folder.repeats(settings)
     with pytest.raises(RunError, match=r"holds a run with other settings: training\.steps was 8, is 9; go on with"):
         folder.create(settings)
+
+
+def test_settings_that_came_later_have_their_defaults(tmp_path: Path) -> None:
+    folder, settings = RunFolder(tmp_path / "run"), RunSettings()
+    folder.create(settings)
+    folder.write_json(folder.metrics, {})
+    config = folder.read_config()
+    del config["training"]["mask_size"], config["memory"]
+    folder.write_text(folder.config, yaml.safe_dump(config))
+    assert folder.repeats(settings)
+    folder.ledger.write_text("-")  # as if it had begun
+    folder.check_usable(settings)
+    folder.write_text(folder.config, yaml.safe_dump(config | {"subspace": {"of_another_version": 1}}))
+    with pytest.raises(RunError, match=r"subspace\.of_another_version was 1, is None"):
+        folder.check_usable(settings)
 
 
 def test_what_else_a_folder_may_hold(tmp_path: Path) -> None:

@@ -117,6 +117,17 @@ def test_a_stream_ends_with_a_consolidation_whatever_its_last_batch_is(tiny_mode
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_a_stream_does_not_end_with_a_second_consolidation(tiny_model: Path, tmp_path: Path) -> None:
+    session = open_session(tiny_model, tmp_path / "run", consolidation={"every": 4})
+    stream = replace(STREAM, on_contradiction="reject", batch_size=6)
+    session.begin(stream)
+    session.edit(EDITS[:6], stream)
+    steps = session.editor.consolidator.global_step
+    assert steps == 2
+    assert session.edit([replace(EDITS[1], id="rejected")], replace(stream, finished=True)) is None
+    assert session.editor.consolidator.global_step == steps
+
+
 def test_few_edits_end_without_a_consolidation(tiny_model: Path, tmp_path: Path) -> None:
     session = write(open_session(tiny_model, tmp_path / "run", consolidation={"every": 16}), EDITS[:7])
     write(session, EDITS[7:], replace(STREAM, number=1))  # twelve in all, but neither stream brought eight
@@ -138,6 +149,16 @@ def test_a_newer_answer_supersedes_and_its_undoing_brings_the_older_back(tiny_mo
     assert reopened.editor.n_keys == later.editor.n_keys
     reopened.undo(["newer", EDITS[9].id])
     assert state_of(reopened) == before
+
+
+def test_an_undone_batch_leaves_no_point_of_the_curve(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4])
+    newer = [replace(edit, id=f"newer-{edit.id}", target="minister") for edit in EDITS[:2]]
+    write(session, newer, replace(STREAM, number=1))
+    write(session, EDITS[4:6], replace(STREAM, number=2))
+    assert [count for count, _ in session.ledger.retention()] == [4, 6]
+    session.undo([newer[0].id])
+    assert [count for count, _ in session.ledger.retention()] == [6]  # the first was one with both newer answers
 
 
 def test_policies_for_contradictions(tiny_model: Path, tmp_path: Path) -> None:
@@ -269,7 +290,7 @@ def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
 
 
 def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path, tmp_path: Path) -> None:
-    session = write(open_session(tiny_model, tmp_path / "run", conflict={"max_open": 1}), EDITS[:8])
+    session = write(open_session(tiny_model, tmp_path / "run", conflict={"max_subspaces": 1}), EDITS[:8])
     masks = read_masks(session.folder.ledger)
     assert [(mask.batch, sum(mask.neurons)) for mask in masks] == [(0, 4), (1, 4)]
     last = session.editor.masks[0]
@@ -280,7 +301,10 @@ def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path
     assert masks[1].share == pytest.approx((found[kept].sum() / found.sum()).item())
     with closing(sqlite3.connect(session.folder.ledger)) as connection, connection:
         connection.execute("DROP TABLE masks")  # as a run of before they were noted has it
-    resumed = open_session(tiny_model, tmp_path / "run", conflict={"max_open": 1})
+        connection.execute("ALTER TABLE retention DROP COLUMN batch")
+    resumed = open_session(tiny_model, tmp_path / "run", conflict={"max_subspaces": 1})
     assert read_masks(session.folder.ledger) == []
-    resumed.edit(EDITS[8:], STREAM)
+    resumed.edit(EDITS[8:], STREAM, point=True)
     assert [mask.batch for mask in read_masks(session.folder.ledger)] == [2]
+    resumed.undo([EDITS[9].id])
+    assert [count for count, _ in resumed.ledger.retention()] == [4, 8, 11]

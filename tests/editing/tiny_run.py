@@ -79,7 +79,7 @@ def make_settings(model: Path | str = "", **sections: dict[str, Any]) -> RunSett
             "n_variants": 1,
             "frozen_dtype": "float32",  # on every processor
         },
-        "conflict": {"max_open": 3},
+        "conflict": {"max_subspaces": 3},
         "consolidation": {"every": 5, "batch_size": 3},
         "data": {"batch_size": 4},
     }
@@ -109,7 +109,7 @@ def command(model: Path, data: Path, run: Path, *more: str) -> list[str]:
         "data.batch_size": 4,
         "subspace.rank": 4,
         "subspace.relation": "words",
-        "conflict.max_open": 3,
+        "conflict.max_subspaces": 3,
         "training.steps": 5,
         "training.learning_rate": 0.02,
         "training.n_variants": 1,

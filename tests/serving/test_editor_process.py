@@ -1,6 +1,7 @@
 """The process that edits, called here directly."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from tests.editing.tiny_run import load_tiny, make_edits, make_settings
 EDITS = make_edits(4)
 
 
-def open_editor(model: Path, path: Path) -> EditorProcess:
-    settings, folder = make_settings(model), RunFolder(path)
+def open_editor(model: Path, path: Path, **sections: dict[str, Any]) -> EditorProcess:
+    settings, folder = make_settings(model, **sections), RunFolder(path)
     folder.create(settings)
     session = Session(settings, folder, load_tiny(model))
     if not folder.started:
@@ -36,6 +37,16 @@ def test_looking_first_changes_no_bit(tiny_model: Path, tmp_path: Path) -> None:
         looked.add(edits, "supersede")
     assert digests(plain) == digests(looked)
     assert len(set(digests(plain))) == 3
+
+
+def test_a_full_subspace_conflicts_with_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    conflict = {"capacity": 2, "threshold": 1, "max_subspaces": 1}
+    editor = open_editor(tiny_model, tmp_path / "run", conflict=conflict)
+    verdicts = []
+    for edit in EDITS[:3]:
+        verdicts.append(editor.assess([edit]).results[0]["verdict"])
+        editor.add([edit], "keep")
+    assert verdicts == ["free", "conflict", "free"]
 
 
 def test_edits_of_the_server_go_on_where_it_is_opened_again(tiny_model: Path, tmp_path: Path) -> None:

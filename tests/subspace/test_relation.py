@@ -11,7 +11,7 @@ from torch import Tensor
 
 from case_lightning.base import find_architecture
 from case_lightning.base.suffix import Prefix
-from case_lightning.subspace import Router
+from case_lightning.subspace import Router, relation
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.relation import PIECE, RelationSpace, find_boundaries
 from case_lightning.subspace.whitening import RIDGE
@@ -70,6 +70,20 @@ def test_a_direction_is_the_whitened_mean_of_what_counts(
         found = space(torch.tensor(tokens, dtype=torch.int32), given)
         torch.testing.assert_close(found.double(), naive_direction(tokens, counted), rtol=1e-3, atol=1e-3)
     assert given.tolist() == [bool(mark) for mark in marks]
+
+
+def test_no_more_directions_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    def note(texts: Sequence[Tensor]) -> list[Tensor]:
+        asked.extend(text.tolist() for text in texts if len(text) == 3)
+        return look_up(texts)
+
+    monkeypatch.setattr(relation, "KNOWN", 2)
+    space = build_space(note)
+    for last in (7, 8, 7, 9, 7, 8):
+        space(torch.tensor([5, 6, last]), torch.ones(3, dtype=torch.bool))
+    assert [text[-1] for text in asked] == [7, 8, 9, 8]  # what was asked of last is known
 
 
 @pytest.mark.parametrize(
