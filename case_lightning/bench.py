@@ -6,9 +6,11 @@ that was stopped goes on after the last cell that it finished. It leaves `result
 
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 
 from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.command_line import SettingsParser, run_verb
+from case_lightning.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,6 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The command line; by default the process's own.
     """
     settings = read_bench(arguments)
+    if find_spec("matplotlib") is None:
+        raise ConfigError(
+            "bench draws with matplotlib, which is not installed; pip install 'case_lightning[tensorboard]'"
+        )
     from case_lightning.benchmark.bench import run_bench  # torch is slow to import: --help need not wait
 
     run_bench(settings)

@@ -80,7 +80,7 @@ class ConflictSettings:
         score: `raw`, the published cosine, `centred`, or `members`.
         threshold: Least score that counts as compatible.
         capacity: Most edits of a subspace; where all are full, one more is opened.
-        max_subspaces: Most subspaces that are not full.
+        max_subspaces: Most subspaces that are not full; an edit that conflicts with so many goes to the best of them.
     """
 
     score: Literal["raw", "centred", "members"] = "members"
@@ -139,7 +139,7 @@ class TrainingSettings:
 
 @dataclass
 class ConsolidationSettings:
-    """Past edits learned again together, from time to time, at a rate that falls to 0.
+    """Past edits of the subspaces that got new ones, learned again together at a rate that falls to 0.
 
     Args:
         every: Edits from one consolidation to the next; 0 is never. A stream that brought at least half as many since

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -38,12 +38,15 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
     torch.manual_seed(cell.seed)
     method = build_method(cell.method, settings.methods[cell.method], base, cell.seed)
     batch_size = settings.data[cell.data].batch_size
-    if cell.turn is None:
-        rows = score_stream(settings, method, edits, batch_size)
-    else:
-        rows = [time_edits(method, edits, batch_size, settings.timing.edits)]
     names = {"data": cell.data, "method": cell.method, "seed": cell.seed, "batch_size": batch_size}
-    cell.write(settings.run_dir, [names | row for row in rows])
+    if cell.turn is not None:
+        cell.write(settings.run_dir, [names | time_edits(method, edits, batch_size, settings.timing.edits)])
+        return
+    rows: list[Row] = []
+    for row in score_stream(settings, method, edits, batch_size):
+        rows.append(names | row)
+        cell.write(settings.run_dir, rows, ended=False)
+    cell.write(settings.run_dir, rows)
 
 
 def read_stream(settings: BenchSettings, name: str) -> list[Edit]:
@@ -65,12 +68,13 @@ def read_stream(settings: BenchSettings, name: str) -> list[Edit]:
     return edits
 
 
-def score_stream(settings: BenchSettings, method: EditingMethod, edits: Sequence[Edit], batch_size: int) -> list[Row]:
+def score_stream(
+    settings: BenchSettings, method: EditingMethod, edits: Sequence[Edit], batch_size: int
+) -> Iterator[Row]:
     """Edit batch by batch; a row of figures for each number of edits that is asked for.
 
     A run that took longer than it may is scored where it is, and ends.
     """
-    rows: list[Row] = []
     seconds, started = 0.0, time.perf_counter()
     for batch, count in split_stream(edits, batch_size, settings.n_edits):
         before = read_clock(method)
@@ -80,10 +84,9 @@ def score_stream(settings: BenchSettings, method: EditingMethod, edits: Sequence
         if late or count in settings.n_edits or count == len(edits):
             row: Row = {"n_edits": count, "complete": not late or count == len(edits), "edit_seconds": seconds / count}
             row |= {"optimizer_steps": method.n_steps / count, "bytes": measure_bytes(method)}
-            rows.append(row | _score(settings, method, edits[:count]))
+            yield row | _score(settings, method, edits[:count])
         if late:
-            break
-    return rows
+            return
 
 
 def time_edits(method: EditingMethod, edits: Sequence[Edit], batch_size: int, n_edits: int) -> Row:

@@ -34,27 +34,29 @@ class Cell:
     seed: int
     turn: int | None = None
 
-    def locate(self, run_dir: str | Path) -> Path:
-        """The file with this cell's rows."""
+    def locate(self, run_dir: str | Path, ended: bool = True) -> Path:
+        """The file with this cell's rows, or with those so far of one that was not run to its end."""
         kind = "scores" if self.turn is None else "timings"
         name = f"{self.method}-seed{self.seed}" + ("" if self.turn is None else f"-turn{self.turn}")
-        return Path(run_dir) / kind / self.data / f"{name}.json"
+        return Path(run_dir) / kind / self.data / (f"{name}.json" if ended else f"{name}.begun.json")
 
-    def read(self, run_dir: str | Path) -> list[Row] | None:
-        """This cell's rows, or `None` if it was not run to its end."""
+    def read(self, run_dir: str | Path, ended: bool = True) -> list[Row] | None:
+        """This cell's rows, or `None` if it was not run to its end; or those so far, if it was begun."""
         try:
-            rows: list[Row] = json.loads(self.locate(run_dir).read_text(encoding="utf-8"))
+            rows: list[Row] = json.loads(self.locate(run_dir, ended).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         return rows
 
-    def write(self, run_dir: str | Path, rows: Sequence[Row]) -> None:
+    def write(self, run_dir: str | Path, rows: Sequence[Row], ended: bool = True) -> None:
         """Keep this cell's rows, in one step."""
-        path = self.locate(run_dir)
+        path = self.locate(run_dir, ended)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
+        if ended:
+            self.locate(run_dir, ended=False).unlink(missing_ok=True)
 
 
 def plan_cells(settings: BenchSettings) -> list[Cell]:

@@ -28,12 +28,14 @@ HEADS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def collect_rows(settings: BenchSettings, cells: Sequence[Cell]) -> pd.DataFrame:
-    """All rows of the cells that are done, in order.
+    """All rows of the cells that are done, and those so far of others that were begun, in order.
 
     `mean` is the mean of those of reliability, generalization and locality that the data has; `timed_seconds` the
     median of the seconds an edit over the turns of the timing, beside `edit_seconds`, those of the scored run itself.
     """
-    found: list[Row] = [row for cell in cells if cell.turn is None for row in cell.read(settings.run_dir) or ()]
+    scored = [cell for cell in cells if cell.turn is None]
+    kept = [cell.read(settings.run_dir) or cell.read(settings.run_dir, ended=False) or () for cell in scored]
+    found: list[Row] = [row for rows in kept for row in rows]
     table = pd.DataFrame(found)
     if table.empty:
         return table

@@ -43,7 +43,8 @@ class ConflictAllocation(Callback):
     Args:
         score: `raw` for the published cosine; ours are `centred`, for few large pieces of knowledge, and `members`, for
             many small ones (see `case_lightning.method.conflict`).
-        threshold: The least score that counts as compatible; 0 in the paper. `-1` keeps everything in one subspace.
+        threshold: The least score that counts as compatible; 0 in the paper. `-1` keeps everything in one subspace,
+            until that is full.
         capacity: How many examples a subspace should hold at most.
         max_subspaces: How many subspaces that are not full there may be; where all are full, one more is opened.
 

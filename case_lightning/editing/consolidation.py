@@ -1,8 +1,8 @@
 """Consolidation: past edits learned again together, from time to time.
 
 A fit shows a few new edits many times, and what it does to the other edits of a subspace adds up from fit to fit. One
-pass over all of them takes most of that back, for a few rows an edit. The idea is that of interleaved replay [1]; when
-and how is our choice.
+pass over all edits of the subspaces that changed takes most of that back, for a few rows an edit. The idea is that of
+interleaved replay [1]; when and how is our choice.
 
 [1] McClelland, McNaughton, O'Reilly: Why There Are Complementary Learning Systems in the Hippocampus and Neocortex.
     Psychological Review 102, 1995.
@@ -82,6 +82,8 @@ def is_due(before: int, after: int, settings: ConsolidationSettings, closing: in
 
 def find_touched(subspaces: Sequence[int], before: int, settings: ConsolidationSettings) -> set[int]:
     """The subspaces that a consolidation trains: those of the edits since the last one, for the others forgot nothing.
+
+    One at the end of a stream is not known here: what changed before it counts until `every` edits are complete.
 
     Args:
         subspaces: The subspace of each edit that was made, in order.

@@ -59,7 +59,7 @@ def growth_section(runs: Sequence[Run]) -> Markup:
     return section(
         "growth",
         "Subspace growth",
-        "A subspace is opened when an edit conflicts with every one that is there. Growth should slow down.",
+        "A subspace is opened when an edit conflicts with all that are not full, or where all are full.",
         draw_line_chart(chart) or note("There is no ledger to count subspaces in."),
     )
 

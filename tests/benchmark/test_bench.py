@@ -94,3 +94,11 @@ def test_a_mistake_is_one_line(settings: BenchSettings, tmp_path: Path, capsys, 
     monkeypatch.setattr(sys, "argv", ["bench", "--config", str(config)])
     assert run_verb(bench.main) == 2
     assert capsys.readouterr().err.startswith("error: methods.fine: no method is called 'fine'; there are ")
+
+
+def test_without_matplotlib_the_way_out_is_named(settings: BenchSettings, tmp_path: Path, capsys, monkeypatch) -> None:
+    config = write_config(settings, tmp_path / "bench.yaml")
+    monkeypatch.setattr(sys, "argv", ["bench", "--config", str(config)])
+    monkeypatch.setattr(bench, "find_spec", lambda _: None)
+    assert run_verb(bench.main) == 2
+    assert "pip install 'case_lightning[tensorboard]'" in capsys.readouterr().err

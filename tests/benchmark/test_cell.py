@@ -11,6 +11,8 @@ from case_lightning.benchmark.build import build_method
 from case_lightning.benchmark.cell import measure_bytes, read_stream, run_cell, score_stream, time_edits
 from case_lightning.benchmark.plan import Cell
 from case_lightning.benchmark.settings import TimingSettings
+from case_lightning.benchmark.table import collect_rows
+from case_lightning.data import Edit
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.scoring import Scorer
 from case_lightning.errors import ConfigError
@@ -30,7 +32,7 @@ def test_a_name_may_stand_for_a_method_with_other_settings(settings: BenchSettin
 
 def test_rows_are_those_of_a_plain_loop(settings: BenchSettings) -> None:
     edits = make_edits(8)
-    rows = score_stream(settings, build(settings), edits, batch_size=4)
+    rows = list(score_stream(settings, build(settings), edits, batch_size=4))
     plain = build(settings)
     for batch in (edits[:1], edits[1:4], edits[4:]):
         plain.edit(batch)
@@ -93,3 +95,25 @@ def test_a_cell_keeps_its_rows(settings: BenchSettings) -> None:
         ("capitals", "ft", 0, 1),
         ("capitals", "ft", 0, 8),
     ]
+
+
+def test_what_a_cell_scored_before_it_was_stopped_is_kept(
+    settings: BenchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, edit, made = Cell("capitals", "ft", 0), FineTuning.edit, []
+
+    def stop_at_the_third(self: FineTuning, edits: list[Edit]) -> None:
+        made.append(len(edits))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        edit(self, edits)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "edit", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(settings, cell, "cpu")
+    assert cell.read(settings.run_dir) is None
+    assert collect_rows(settings, [cell]).n_edits.tolist() == [1]
+    run_cell(settings, cell, "cpu")
+    assert collect_rows(settings, [cell]).n_edits.tolist() == [1, 8]
+    assert cell.read(settings.run_dir, ended=False) is None
