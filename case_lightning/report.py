@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         page = write_report(options.runs, options.output or options.runs[0] / "report.html")
     except CaseError as error:
-        print(f"case_lightning.report: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(page)
     return 0

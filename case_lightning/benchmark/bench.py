@@ -79,7 +79,9 @@ def _note_settings(settings: BenchSettings, path: Path) -> None:
     before = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
     for key, old, new in _find_changes(before, now):
         raise ConfigError(f"{key}: {path.parent} holds runs made with {old}, now it is {new}; give another run_dir")
-    path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+    part.replace(path)
 
 
 def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
