@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from case_lightning.subspace.whitening import measure_whitening
+from case_lightning.subspace.whitening import measure_full_whitening
 
 RELATION_DEPTH = 0.27  # of the model: where the states are taken
 PIECE = 64  # tokens of the calibration text that are run together, and most of a sentence on each side of its subject
@@ -79,7 +79,7 @@ class RelationSpace:
         """Mean `(hidden,)` and whitening `(hidden, hidden)` of states of ordinary text."""
         pieces = torch.split(self.calibration.cpu().long(), PIECE)
         sample = torch.cat([states[1:] for states in self.states(pieces)]).double()
-        mean, whiten = measure_whitening(sample)
+        mean, whiten = measure_full_whitening(sample)
         return mean.float(), whiten.float()
 
 

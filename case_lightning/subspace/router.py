@@ -41,7 +41,7 @@ from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.subspaces import UNEDITED
-from case_lightning.subspace.whitening import measure_whitening
+from case_lightning.subspace.whitening import measure_full_whitening
 
 WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
 SLACK = 2  # tokens that may stand between those of a subject, where there is nothing else to go by
@@ -90,7 +90,7 @@ class TokenSpace:
         self.embedding = embedding
         self.calibration = calibration
         sample = embedding[calibration.to(embedding.device)].float()
-        self.mean, self.whiten = measure_whitening(sample)
+        self.mean, self.whiten = measure_full_whitening(sample)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Directions and weights of tokens.

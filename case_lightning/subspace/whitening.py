@@ -6,7 +6,7 @@ from torch import Tensor
 RIDGE = 0.1  # of the mean variance: keeps directions that the sample hardly shows from being blown up
 
 
-def measure_whitening(sample: Tensor) -> tuple[Tensor, Tensor]:
+def measure_full_whitening(sample: Tensor) -> tuple[Tensor, Tensor]:
     """What makes the mean of a sample zero and its covariance one: `(vectors - mean) @ whiten`.
 
     Args:
