@@ -93,6 +93,18 @@ def find_touched(subspaces: Sequence[int], before: int, settings: ConsolidationS
     return set(subspaces[before - before % settings.every :])
 
 
+def find_resting(subspaces: Sequence[int], capacity: int, settings: ConsolidationSettings) -> set[int]:
+    """The full subspaces that no consolidation to come trains: their edits are not rehearsed any more, either.
+
+    Args:
+        subspaces: The subspace of each edit that was made, in order.
+        capacity: Edits of a full one.
+        settings: How often.
+    """
+    touched = find_touched(subspaces, len(subspaces), settings) if settings.every else set()
+    return {index for index, count in Counter(subspaces).items() if count >= capacity} - touched
+
+
 def count_all_steps(rows: Sequence[Row], streams: Sequence[Stream], settings: ConsolidationSettings) -> int:
     """Optimizer steps of all consolidations of a run.
 

@@ -20,7 +20,7 @@ from case_lightning.callbacks import ConflictAllocation, MethodPlots
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, StepData, collate
-from case_lightning.editing.consolidation import PassData, find_touched, is_due
+from case_lightning.editing.consolidation import PassData, find_resting, find_touched, is_due
 from case_lightning.editing.encoding import Encoded, encode, encode_chat, make_keys
 from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
@@ -188,6 +188,7 @@ class Editor:
         if is_due(before, self.n_made, self.settings.consolidation, closing):
             with profile("consolidation"):
                 self.consolidate(before)
+        self.rest()
         seconds = time.perf_counter() - started
         losses, hits = self.check(range(len(self.past) - len(edits), len(self.past)))
         if self.plots:
@@ -221,16 +222,23 @@ class Editor:
                 hits.append(counted.mean().item())
         return losses, hits
 
-    def recall(self, edits: Sequence[Edit], subspaces: Sequence[int]) -> None:
+    def recall(self, edits: Sequence[Edit], subspaces: Sequence[int], resting: Collection[int] = ()) -> None:
         """Take up a batch that the adapter holds already, to rehearse and check its edits.
 
         Args:
             edits: All of its edits, retired ones too, so that their states are computed as they were then.
             subspaces: Where each went.
+            resting: Subspaces that are trained no more.
         """
-        prepared = self._prepare(edits)
+        varied = any(index not in resting for index in subspaces)
+        prepared = self._prepare(edits, varied)
         self.module.count(subspaces)
         self._note(edits, [replace(one, subspace=index) for one, index in zip(prepared, subspaces, strict=True)])
+
+    def rest(self) -> None:
+        """Let go of the other wordings of edits whose subspaces are trained no more."""
+        resting = find_resting(self.subspaces, self.settings.conflict.capacity, self.settings.consolidation)
+        self.past = [replace(edit, variants=()) if edit.subspace in resting else edit for edit in self.past]
 
     def resume(self, n_batches: int) -> None:
         """Number the fits to come, in the log, as those after so many batches."""
@@ -256,7 +264,7 @@ class Editor:
 
     def assess(self, edits: Sequence[Edit]) -> list[list[float]]:
         """The conflict score of each edit with each subspace, without making it."""
-        self.module.prepare(self._prepare(edits))
+        self.module.prepare(self._prepare(edits, varied=False))
         directions = self.module.directions()
         return [
             [self.allocation.assess(index, direction, gradient) for index, direction in enumerate(directions)]
@@ -279,7 +287,7 @@ class Editor:
         if self.memory.rows:
             self.adapter.memory.replace(self.memory.rows)
 
-    def _prepare(self, edits: Sequence[Edit]) -> list[PreparedEdit]:
+    def _prepare(self, edits: Sequence[Edit], varied: bool = True) -> list[PreparedEdit]:
         """Encode each edit and its variants, and run the frozen prefix on all of them once.
 
         What the model will be asked, prompt and chat, goes through it in the base's own dtype: a fit of one edit learns
@@ -287,11 +295,12 @@ class Editor:
         """
         prompts = [self._encode(edit.prompt, edit) for edit in edits]
         chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
-        varied = [vary_prompt(edit, self.settings.training.n_variants, self.settings.seed) for edit in edits]
-        variants = [self._encode(one, edit) for edit, own in zip(edits, varied, strict=True) for one in own]
+        count = self.settings.training.n_variants if varied else 0
+        wordings = [vary_prompt(edit, count, self.settings.seed) for edit in edits]
+        variants = [self._encode(one, edit) for edit, own in zip(edits, wordings, strict=True) for one in own]
         exact = _run_prefix(self.prefix, [*prompts, *chats])
         texts, others = exact[: len(edits)], iter(_run_prefix(self.fast_prefix, variants))
-        made = [tuple(islice(others, len(own))) for own in varied]
+        made = [tuple(islice(others, len(own))) for own in wordings]
         if chats:  # as often as the other variants together
             made = [own + (chat,) * max(len(own), 1) for own, chat in zip(made, exact[len(edits) :], strict=True)]
         return [PreparedEdit(text, own) for text, own in zip(texts, made, strict=True)]

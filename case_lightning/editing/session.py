@@ -20,7 +20,7 @@ from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import keep_latest, normalize_question
 from case_lightning.editing.batch_log import trim_log
-from case_lightning.editing.consolidation import is_due
+from case_lightning.editing.consolidation import find_resting, is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
 from case_lightning.editing.run_folder import RunFolder
@@ -177,13 +177,16 @@ class Session:
         self.editor = Editor(self.base, model, self.settings, self.folder.logs, self.extra)
 
     def _recall(self, rows: Sequence[Row]) -> None:
+        places, settings = [row["subspace"] for row in rows], self.settings
+        resting = find_resting(places, settings.conflict.capacity, settings.consolidation)
         for _, batch in groupby(rows, key=lambda row: cast(int, row["batch"])):
             members = list(batch)
             edits = [Edit.from_json(row["record"]) for row in members]
-            self.editor.recall(edits, [row["subspace"] for row in members])
+            self.editor.recall(edits, [row["subspace"] for row in members], resting)
         made = {row["id"] for row in rows}
         # their keys went with the snapshot's own
         self.editor.forget({row["id"] for row in rows if row["superseded_by"] in made})
+        self.editor.rest()
 
     def _pass_over(self, stream: Stream) -> None:
         """Note that a batch has no edit left to make; the one before it may thereby be the last of its stream."""

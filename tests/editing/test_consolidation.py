@@ -9,7 +9,14 @@ import torch
 
 from case_lightning.config import ConsolidationSettings
 from case_lightning.editing.batches import EditBatch
-from case_lightning.editing.consolidation import PassData, count_all_steps, count_steps, find_touched, is_due
+from case_lightning.editing.consolidation import (
+    PassData,
+    count_all_steps,
+    count_steps,
+    find_resting,
+    find_touched,
+    is_due,
+)
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.ledger import Stream
 from tests.editing.test_batches import PAST, list_states
@@ -105,6 +112,20 @@ def test_the_subspaces_of_the_edits_since_the_last_one_are_trained(before: int, 
     assert find_touched([0, 0, 0, 0, 1, 1, 2, 2, 2], before, ConsolidationSettings(every=4)) == touched
 
 
+@pytest.mark.parametrize(
+    ("n_made", "every", "resting"),
+    [
+        (3, 4, set()),
+        (4, 4, {0}),
+        (6, 4, {0}),  # another is full, but will be consolidated once more
+        (8, 4, {0, 1, 2}),
+        (6, 0, {0, 1}),
+    ],
+)
+def test_full_subspaces_rest_after_their_last_consolidation(n_made: int, every: int, resting: set[int]) -> None:
+    assert find_resting([0, 0, 0, 0, 1, 1, 2, 2][:n_made], 2, ConsolidationSettings(every=every)) == resting
+
+
 def rows_of(*edits: tuple[str, int | None, str | None], subspace: int = 0) -> list[dict[str, Any]]:
     columns = ("id", "batch", "superseded_by")
     return [dict(zip(columns, edit, strict=True)) | {"stream": 0, "subspace": subspace} for edit in edits]
@@ -162,6 +183,7 @@ def test_a_full_subspace_makes_place_for_another_and_stays_as_it_is(tiny_model: 
     assert editor.memory.rows["subspaces"].tolist() == editor.subspaces
     assert editor.memory.choose(editor.module)["subspaces"].tolist() == [2] * 4  # the others do not move
     assert torch.equal(editor.adapter.subspaces.up[0], full)
+    assert not any(edit.variants for edit in editor.past)
     assert editor.trainer.global_step + editor.consolidator.global_step == 3 * 8 + 3 * 2
 
 

@@ -65,8 +65,17 @@ def state_of(session: Session, ids: bool = True) -> dict[str, Any]:
         {"subspace": {"storage_dtype": "float16"}, "memory": {"size": 3}},
         {"conflict": {"threshold": 0.5}},
         {"consolidation": {"every": 0}},
+        {"conflict": {"threshold": -1, "capacity": 3}},
     ],
-    ids=["default", "tuned input", "random mask", "float16, small memory", "several subspaces", "no consolidation"],
+    ids=[
+        "default",
+        "tuned input",
+        "random mask",
+        "float16, small memory",
+        "several subspaces",
+        "no consolidation",
+        "full subspaces",
+    ],
 )
 def test_a_resumed_run_ends_as_one_that_was_not_cut_off(
     tiny_model: Path, tmp_path: Path, sections: dict[str, dict[str, Any]]
