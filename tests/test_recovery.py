@@ -147,7 +147,8 @@ import os, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
 connection.execute("PRAGMA cache_size = 1")  # what is written goes to the file before the transaction ends
 connection.execute("DELETE FROM edits")
-connection.executemany("INSERT INTO retention (n_edits, reliability) VALUES (?, 0.5)", [(1000 + one,) for one in range(10_000)])
+rows = [(1000 + one,) for one in range(10_000)]
+connection.executemany("INSERT INTO retention (n_edits, reliability) VALUES (?, 0.5)", rows)
 os._exit(1)
 """
 
