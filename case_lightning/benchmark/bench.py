@@ -16,6 +16,7 @@ from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
 from case_lightning.display import make_console
 from case_lightning.errors import CaseError, ConfigError, RunError
+from case_lightning.writing import write_whole
 
 GROWING = ("run_dir", "methods", "data", "seeds", "devices", "timing")  # more of these leaves what is done as it is
 
@@ -79,9 +80,7 @@ def _note_settings(settings: BenchSettings, path: Path) -> None:
     before = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
     for key, old, new in _find_changes(before, now):
         raise ConfigError(f"{key}: {path.parent} holds runs made with {old}, now it is {new}; give another run_dir")
-    part = path.with_suffix(".part")
-    part.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, yaml.safe_dump(now, sort_keys=False))
 
 
 def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -13,6 +13,7 @@ from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import keep_latest
 from case_lightning.errors import ConfigError
+from case_lightning.writing import write_whole
 
 Row = dict[str, Any]
 NAME = r"[\w-]+"
@@ -52,9 +53,7 @@ class Cell:
         """Keep this cell's rows, in one step."""
         path = self.locate(run_dir, ended)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(rows, indent=1) + "\n")
         if ended:
             self.locate(run_dir, ended=False).unlink(missing_ok=True)
 

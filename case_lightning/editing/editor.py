@@ -238,7 +238,9 @@ class Editor:
     def rest(self) -> None:
         """Let go of the other wordings of edits whose subspaces are trained no more."""
         resting = find_resting(self.subspaces, self.settings.conflict.capacity, self.settings.consolidation)
-        self.past = [replace(edit, variants=()) if edit.subspace in resting else edit for edit in self.past]
+        self.past = [
+            replace(edit, variants=()) if edit.variants and edit.subspace in resting else edit for edit in self.past
+        ]
 
     def resume(self, n_batches: int) -> None:
         """Number the fits to come, in the log, as those after so many batches."""

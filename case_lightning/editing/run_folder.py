@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from case_lightning.config import RunSettings
 from case_lightning.errors import CaseError, RunError
+from case_lightning.writing import write_whole
 
 LOCK = ".lock"
 MEASURED_ONCE = ("peak_rss_bytes", "peak_device_bytes", "generate_overhead")
@@ -156,12 +157,7 @@ class RunFolder:
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a file so that a reader sees the old one or the new one, never a part."""
-        part = path.with_name(path.name + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, text)
 
     def retract_figures(self) -> None:
         """Take away what was scored before the edits changed."""

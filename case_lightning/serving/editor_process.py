@@ -22,7 +22,7 @@ from case_lightning.config import DataSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import normalize_question
 from case_lightning.editing.answering import RoutedModel
-from case_lightning.editing.assessment import Verdict, assess_edits
+from case_lightning.editing.assessment import assess_edits
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run import check_records, quiet_libraries
 from case_lightning.editing.run_folder import RunFolder
@@ -69,10 +69,9 @@ class EditorProcess:
     def assess(self, edits: Sequence[Edit]) -> Change:
         """See `assess_edits`."""
         session = self.session
-        check_records(self.session.base, edits)
+        check_records(session.base, edits)
         model = RoutedModel(session.base, session.model)
-        verdicts: list[Verdict] = assess_edits(model, session.editor, session.editor.edits, edits)
-        return self.describe(verdicts)
+        return self.describe(assess_edits(model, session.editor, session.editor.edits, edits))
 
     def add(self, edits: Sequence[Edit], on_contradiction: str) -> Change:
         """Make edits, as a stream of one batch; those that the run holds already are left out."""

@@ -62,10 +62,10 @@ CASES: dict[str, tuple[type[Any], Any]] = {
 
 
 class Untouched(EditingMethod):
-    """The base model itself."""
+    """The base model itself, to compare with; it is asked alone."""
 
     def edit(self, edits: Sequence[Edit]) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"the untouched model was to learn {edits}")
 
     @contextmanager
     def answering(self, prompts: Sequence[Tensor], edited: bool = True, padding: Side = "right") -> Iterator[None]:
