@@ -13,7 +13,10 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TextIteratorStreamer, pipeline
 
 from case_lightning import fit
+from case_lightning.editing.answering import RoutedModel
+from case_lightning.editing.encoding import encode_prompt
 from case_lightning.editing.loading import LoadedRun, load_run
+from case_lightning.subspace import UNEDITED
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 ASKED = {
@@ -73,6 +76,12 @@ def test_a_mixed_batch(asked: Asked, mode: str) -> None:
     expected = [old if target is None else target for old, target in zip(unedited, ASKED.values(), strict=True)]
     assert found == expected
     assert [a == b for a, b in zip(found, unedited, strict=True)] == [False, True, False]
+
+
+def test_a_misspelt_name(run: LoadedRun) -> None:
+    prompts = [f"Who is the President of the {name}?" for name in ("Unitid Staets", "Unified Streets")]
+    encoded = [encode_prompt(run.base.tokenizer, prompt) for prompt in prompts]
+    assert RoutedModel(run.base, run.model).route(encoded).tolist() == [0, UNEDITED]
 
 
 def test_prompt_lookup(asked: Asked) -> None:

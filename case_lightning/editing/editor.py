@@ -83,8 +83,9 @@ def make_config(base: Base, settings: RunSettings) -> CaseConfig:
 def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
     """Put a fresh, empty adapter on a base model."""
     model = cast(PeftModel, get_peft_model(base.model, make_config(base, settings)))
-    layer = cast(CaseModel, model.base_model).case_layer
-    calibration = read_calibration(base.tokenizer)
+    tuner = cast(CaseModel, model.base_model)
+    tuner.read_with(base.tokenizer)
+    layer, calibration = tuner.case_layer, read_calibration(base.tokenizer)
     layer.adapter.keys.calibrate(calibration)
     try:
         layer.adapter.subspaces.whiten(*read_projection(base.model, layer, calibration))

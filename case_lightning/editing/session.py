@@ -28,6 +28,7 @@ from case_lightning.editing.store import TRAINING_STATE, Store, is_kept
 from case_lightning.editing.stream import Row
 from case_lightning.editing.training_state import load_training_state
 from case_lightning.errors import CaseError, ConfigError, RunError, UnknownEditError
+from case_lightning.subspace import CaseModel
 
 Progress = Callable[[int, int], None]  # edits done, edits in all
 WORSE = 1.2  # times the loss of the unedited model, and
@@ -308,12 +309,14 @@ def open_adapter(base: Base, path: Path, is_trainable: bool = False) -> PeftMode
         RunError: It cannot be read.
     """
     try:
-        return PeftModel.from_pretrained(base.model, str(path), is_trainable=is_trainable).eval()
+        model = PeftModel.from_pretrained(base.model, str(path), is_trainable=is_trainable).eval()
     except CaseError:
         raise
     except Exception as error:  # a broken file: PEFT and safetensors raise almost any type for one
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"{path} cannot be read ({reason}); restore it from a copy") from error
+    cast(CaseModel, model.base_model).read_with(base.tokenizer)
+    return model
 
 
 def _find_replaced(batch: Sequence[Edit], latest: Sequence[Edit]) -> dict[str, str]:

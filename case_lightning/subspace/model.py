@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from case_lightning.base import find_architecture, fingerprint
@@ -19,6 +20,7 @@ from case_lightning.subspace.keys import RouterKeys, encode_tokens
 from case_lightning.subspace.layer import CaseLayer
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.router import Router, TokenSpace
+from case_lightning.subspace.spelling import Spelling
 from case_lightning.subspace.subspaces import encode_parameters
 
 HOOKS = "_case_hooks"  # attribute of a base model: the handles of the hooks that route its rows
@@ -45,6 +47,7 @@ class CaseModel(BaseTuner):
     tuner_layer_cls = CaseLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT's name; targets are found by structure
     _router: Router | None = None
+    _tokenizer: PreTrainedTokenizerBase | None = None
     _forced: Tensor | None = None
     _generation: Generation | None = None
     _held: Held = Held()  # after the forward under way
@@ -77,13 +80,22 @@ class CaseModel(BaseTuner):
             like: A router for other keys of the same run, which lends what it has computed.
         """
         thresholds = (config.subject_threshold, config.relation_threshold)
+        spelling = None if self._tokenizer is None else Spelling(self._tokenizer, keys)
         if like is not None:
-            return Router(like.space, keys, *thresholds, like.relations)
+            return Router(like.space, keys, *thresholds, like.relations, spelling)
         space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)
-        if config.relation_layer is None:
-            return Router(space, keys, *thresholds)
-        states = Prefix(self.model, find_architecture(self.model), config.relation_layer)
-        return Router(space, keys, *thresholds, RelationSpace(states, keys.calibration, config.boundary_tokens))
+        relations = None
+        if config.relation_layer is not None:
+            states = Prefix(self.model, find_architecture(self.model), config.relation_layer)
+            relations = RelationSpace(states, keys.calibration, config.boundary_tokens)
+        return Router(space, keys, *thresholds, relations, spelling)
+
+    def read_with(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the router read prompts with their tokenizer, so that it takes a misspelt name for the edited one.
+
+        An adapter needs no tokenizer; without one, a misspelt name is another name.
+        """
+        self._tokenizer, self._router = tokenizer, None
 
     @contextmanager
     def forced_routes(self, routes: Tensor) -> Iterator[None]:

@@ -20,6 +20,8 @@ Of several edits in scope, the one that covers the query best, and that the quer
 the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone has to be named in
 hardly more tokens than it has. Where an edit names no subject, `WHOLE` of its prompt has to be found, weighted.
 
+A query in no edit's scope is looked at once more with the names corrected that it may misspell (see `spelling`).
+
 Nothing but token ids is stored: statistics come from a fixed text, embeddings and states from the base model. Because
 coverage looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not
 matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone.
@@ -40,6 +42,7 @@ from transformers import PreTrainedTokenizerBase
 from case_lightning.errors import ConfigError
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.relation import RelationSpace
+from case_lightning.subspace.spelling import Spelling
 from case_lightning.subspace.subspaces import UNEDITED
 from case_lightning.subspace.whitening import measure_full_whitening
 
@@ -120,6 +123,7 @@ class Router:
         subject_threshold: Least mean of `found` over an edit's subject.
         relation_threshold: Least likeness of what key and query ask.
         relations: What texts ask, by the model's states; without it, words alone tell.
+        spelling: Corrects misspelt names; without it, they are other names.
     """
 
     def __init__(
@@ -129,10 +133,12 @@ class Router:
         subject_threshold: float,
         relation_threshold: float,
         relations: RelationSpace | None = None,
+        spelling: Spelling | None = None,
     ) -> None:
         """Look nothing up yet."""
         self.space = space
         self.relations = relations
+        self.spelling = spelling
         self.keys = keys
         self.thresholds = (subject_threshold, relation_threshold)
         self._indexed: Tensor | None = None
@@ -162,6 +168,11 @@ class Router:
         if not len(self.keys) or not len(query):
             return -1
         self._refresh()
+        found = self._match_spelled(query)
+        corrected = self.spelling.correct(query) if found < 0 and self.spelling else None
+        return found if corrected is None else self._match_spelled(corrected)
+
+    def _match_spelled(self, query: Tensor) -> int:
         distinct, places = _unique(query)
         vectors, weights = self.space(distinct)
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
