@@ -1,9 +1,10 @@
 """Other wordings of an edit's prompt, made by rule, so that the edit holds for more than its own wording.
 
 Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head
-of Freedonia is" lost. Each variant drops some words outside the subject and may change the order of the rest. That is
-no good English, but it takes from the fit what to hold on to besides the subject and the asked relation. The rephrases
-that come with an edit are never used: they are what it is scored on.
+of Freedonia is" lost. Each variant drops some words outside the subject, from none to all, and may change the order of
+the rest. That is no good English, but it takes from the fit what to hold on to besides the subject; whether a question
+asks of it what the edit says is the router's to tell. The rephrases that come with an edit are never used: they are
+what it is scored on.
 """
 
 import random
@@ -11,9 +12,9 @@ import random
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import find_subject
 
-DROP = 0.3  # share of words outside the subject that a variant leaves out
+DROP = 0.3  # share of words that a variant leaves out where no subject is known
 SHUFFLE = 0.5  # share of variants in another order
-LONGEST = 400  # characters; longer prompts are passages, of which the order is the meaning
+LONGEST = 200  # characters; longer prompts are passages, of which the order is the meaning
 
 
 def vary_prompt(edit: Edit, count: int, seed: int) -> list[str]:
@@ -32,10 +33,12 @@ def vary_prompt(edit: Edit, count: int, seed: int) -> list[str]:
 
 
 def _vary(edit: Edit, draw: random.Random) -> str:
-    units = [unit for unit, is_subject in split_units(edit) if is_subject or draw.random() >= DROP]
+    units = split_units(edit)
+    drop = draw.random() if any(is_subject for _, is_subject in units) else DROP
+    kept = [unit for unit, is_subject in units if is_subject or draw.random() >= drop]
     if draw.random() < SHUFFLE:
-        draw.shuffle(units)
-    return " ".join(units)
+        draw.shuffle(kept)
+    return " ".join(kept)
 
 
 def split_units(edit: Edit) -> list[tuple[str, bool]]:

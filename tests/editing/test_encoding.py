@@ -144,6 +144,20 @@ def test_variants_keep_the_subject_whole_and_are_no_copies() -> None:
         assert len(set(variants)) == len(variants) <= 20
 
 
+def test_variants_leave_out_from_nothing_to_all_beside_the_subject() -> None:
+    counts = [len(variant.split()) for seed in range(60) for variant in vary_prompt(LONG_SUBJECT, 6, seed)]
+    shares = [sum(low <= count < low + 4 for count in counts) / len(counts) for low in (3, 7, 11)]
+    assert (min(counts), max(counts)) == (3, len(LONG_SUBJECT.prompt.split()))
+    assert min(shares) > 0.2
+
+
+def test_without_a_subject_most_words_stay() -> None:
+    edit = make_edit(" ".join(f"w{index}" for index in range(30)), None)
+    counts = [len(variant.split()) for seed in range(60) for variant in vary_prompt(edit, 6, seed)]
+    assert min(counts) > 10
+    assert sum(counts) / len(counts) == pytest.approx(21, abs=1)
+
+
 def test_variants_have_no_words_of_their_own() -> None:
     own = LONG_SUBJECT.prompt.split()
     assert all(set(variant.split()) <= set(own) for variant in vary_prompt(LONG_SUBJECT, 20, 0))
