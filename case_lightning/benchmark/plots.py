@@ -1,4 +1,7 @@
-"""The plots of a comparison: each figure over the number of edits, a line for each method, as the field draws them."""
+"""The plots of a comparison: each figure over the number of edits, a line for each method, as the field draws them.
+
+Where all were scored after the same number of edits only, a dot for each method, beside the bytes that it stores.
+"""
 
 from pathlib import Path
 
@@ -14,8 +17,10 @@ PANELS = {
     "locality": "Locality",
     "perplexity_median": "Perplexity of targets (median)",
 }
+STORED = "bytes"
 MARKERS = "osD^vP*Xp<>"
 INCHES = 3.4
+ROW = 0.2  # inches of a method's row of dots
 
 
 def draw_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -27,17 +32,38 @@ def draw_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     """
     paths = []
     for data, group in table.groupby("data", sort=False):
-        panels = [name for name in PANELS if group[name].notna().any()]
-        figure = Figure(figsize=(INCHES * len(panels), INCHES), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, name in zip(axes, panels, strict=True):
-            _draw_panel(axis, group, name)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+        panels = {name: title for name, title in PANELS.items() if group[name].notna().any()}
+        figure = _draw_lines(group, panels) if group["n_edits"].nunique() > 1 else _draw_dots(group, panels)
         figure.suptitle(str(data))
         paths.append(folder / f"{data}.svg")
         figure.savefig(paths[-1])
     return paths
+
+
+def _draw_lines(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    figure = Figure(figsize=(INCHES * len(panels), INCHES), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, name in zip(axes, panels, strict=True):
+        _draw_panel(axis, group, name)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+    return figure
+
+
+def _draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    titles = panels | {STORED: "Stored (MB)"}
+    methods = list(group["method"].unique())[::-1]  # the first on top
+    seeds = (group.assign(**{STORED: group[STORED] / 1e6})).groupby("method")[list(titles)]
+    mean, least, most = seeds.mean().loc[methods], seeds.min().loc[methods], seeds.max().loc[methods]
+    figure = Figure(figsize=(INCHES * len(titles), INCHES / 3 + ROW * len(methods)), layout="constrained")
+    axes = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        axis.hlines(methods, least[name], most[name])
+        axis.plot(mean[name], methods, "o", markersize=4)
+        axis.axvline(mean[name].iloc[-1], linewidth=0.8, linestyle=":")  # the first method, to compare with
+        axis.set(xlabel=title, xscale="log" if name == "perplexity_median" else "linear")
+        axis.grid(alpha=0.3)
+    return figure
 
 
 def _draw_panel(axis: Axes, group: pd.DataFrame, name: str) -> None:

@@ -68,3 +68,10 @@ def test_a_plot_has_a_line_for_each_method(table: pd.DataFrame, tmp_path: Path) 
     assert path.name == "capitals.svg"
     for word in ("ft", "last", "Reliability", "Generalization", "Locality"):
         assert f"<!-- {word} -->" in text, word
+
+
+def test_after_one_number_of_edits_each_method_has_a_dot_beside_its_bytes(table: pd.DataFrame, tmp_path: Path) -> None:
+    [path] = draw_plots(table[table.n_edits == 8], tmp_path)
+    text = path.read_text(encoding="utf-8")
+    for word in ("ft", "last", "Reliability", "Stored (MB)"):
+        assert f"<!-- {word} -->" in text, word
