@@ -83,9 +83,8 @@ def make_config(base: Base, settings: RunSettings) -> CaseConfig:
 def put_adapter(base: Base, settings: RunSettings) -> PeftModel:
     """Put a fresh, empty adapter on a base model."""
     model = cast(PeftModel, get_peft_model(base.model, make_config(base, settings)))
-    tuner = cast(CaseModel, model.base_model)
-    tuner.read_with(base.tokenizer)
-    layer, calibration = tuner.case_layer, read_calibration(base.tokenizer)
+    layer = cast(CaseModel, model.base_model).case_layer
+    calibration = read_calibration(base.tokenizer)
     layer.adapter.keys.calibrate(calibration)
     try:
         layer.adapter.subspaces.whiten(*read_projection(base.model, layer, calibration))
@@ -125,6 +124,7 @@ class Editor:
             raise ConfigError(f"training.chat: the tokenizer of {base.name} has no chat template; set it to false")
         self.base, self.model, self.settings = base, model, settings
         self.tuner = cast(CaseModel, model.base_model)
+        self.tuner.read_with(base.tokenizer)
         self.config = cast(CaseConfig, model.peft_config["default"])
         self.adapter = self.tuner.case_layer.adapter
         layer = base.architecture.check_layer(cast(int, self.config.layer))

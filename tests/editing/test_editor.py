@@ -271,3 +271,9 @@ def test_a_fit_is_where_the_base_model_is(device: str, trainer: dict[str, Any], 
 def test_what_lightning_refuses_is_named(tiny_model: Path, trainer: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="trainer: "):
         make_editor(tiny_model, trainer=trainer)
+
+
+def test_the_router_reads_misspelt_names(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model)
+    assert editor.tuner.router.spelling is not None
+    assert editor.tuner.router.spelling.tokenizer is editor.base.tokenizer
