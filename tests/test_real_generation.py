@@ -79,7 +79,7 @@ def test_a_mixed_batch(asked: Asked, mode: str) -> None:
 
 
 def test_a_misspelt_name(run: LoadedRun) -> None:
-    prompts = [f"Who is the President of the {name}?" for name in ("Unitid Staets", "Unified Streets")]
+    prompts = [f"Who is the President of the {name}?" for name in ("Unietd States", "Untied Stakes")]
     encoded = [encode_prompt(run.base.tokenizer, prompt) for prompt in prompts]
     assert RoutedModel(run.base, run.model).route(encoded).tolist() == [0, UNEDITED]
 

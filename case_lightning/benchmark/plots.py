@@ -33,7 +33,7 @@ def draw_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     paths = []
     for data, group in table.groupby("data", sort=False):
         panels = {name: title for name, title in PANELS.items() if group[name].notna().any()}
-        figure = _draw_lines(group, panels) if group["n_edits"].nunique() > 1 else _draw_dots(group, panels)
+        figure = _draw_lines(group, panels) if group["n_edits"].nunique() > 1 else draw_dots(group, panels)
         figure.suptitle(str(data))
         paths.append(folder / f"{data}.svg")
         figure.savefig(paths[-1])
@@ -50,7 +50,13 @@ def _draw_lines(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
     return figure
 
 
-def _draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
+def draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """The mean of each method over its seeds, from least to most.
+
+    Args:
+        group: Rows of one data set.
+        panels: Columns to draw, and their titles; the bytes that are stored come beside them.
+    """
     titles = panels | {STORED: "Stored (MB)"}
     methods = list(group["method"].unique())[::-1]  # the first on top
     seeds = (group.assign(**{STORED: group[STORED] / 1e6})).groupby("method")[list(titles)]

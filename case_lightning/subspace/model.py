@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ class CaseModel(BaseTuner):
     tuner_layer_cls = CaseLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT's name; targets are found by structure
     _router: Router | None = None
-    _tokenizer: PreTrainedTokenizerBase | None = None
+    _given: PreTrainedTokenizerBase | None = None
+    _tokenizer: PreTrainedTokenizerBase | None = None  # a copy of it
     _forced: Tensor | None = None
     _generation: Generation | None = None
     _held: Held = Held()  # after the forward under way
@@ -95,7 +97,9 @@ class CaseModel(BaseTuner):
 
         An adapter needs no tokenizer; without one, a misspelt name is another name.
         """
-        self._tokenizer, self._router = tokenizer, None
+        if tokenizer is not self._given:
+            # a tokenizer's settings change with every call, and another thread may be encoding
+            self._given, self._tokenizer, self._router = tokenizer, deepcopy(tokenizer), None
 
     @contextmanager
     def forced_routes(self, routes: Tensor) -> Iterator[None]:

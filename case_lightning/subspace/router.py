@@ -20,11 +20,10 @@ Of several edits in scope, the one that covers the query best, and that the quer
 the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone has to be named in
 hardly more tokens than it has. Where an edit names no subject, `WHOLE` of its prompt has to be found, weighted.
 
-A query in no edit's scope is looked at once more with the names corrected that it may misspell (see `spelling`).
-
 Nothing but token ids is stored: statistics come from a fixed text, embeddings and states from the base model. Because
 coverage looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not
-matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone.
+matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone; it is looked at
+once more where a word of it is a slip away from a subject's (see `spelling`).
 
 References:
     [1] Khattab, Zaharia: ColBERT: efficient and effective passage search via contextualized late interaction over BERT.

@@ -275,5 +275,9 @@ def test_what_lightning_refuses_is_named(tiny_model: Path, trainer: dict[str, st
 
 def test_the_router_reads_misspelt_names(tiny_model: Path) -> None:
     editor = make_editor(tiny_model)
-    assert editor.tuner.router.spelling is not None
-    assert editor.tuner.router.spelling.tokenizer is editor.base.tokenizer
+    spelling = editor.tuner.router.spelling
+    assert spelling is not None
+    assert spelling.tokenizer.get_vocab() == editor.base.tokenizer.get_vocab()
+    assert spelling.tokenizer is not editor.base.tokenizer  # which another thread may be using
+    editor.tuner.read_with(editor.base.tokenizer)
+    assert editor.tuner.router.spelling is spelling  # nothing is read anew
