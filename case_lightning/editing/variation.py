@@ -3,17 +3,19 @@
 Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head
 of Freedonia is" lost. Each variant drops some words outside the subject, from none to all, and may change the order of
 the rest. That is no good English, but it takes from the fit what to hold on to besides the subject; whether a question
-asks of it what the edit says is the router's to tell. The rephrases that come with an edit are never used: they are
-what it is scored on.
+asks of it what the edit says is the router's to tell. Some variants stand behind other sentences, as a question does in
+a conversation. The rephrases that come with an edit are never used: they are what it is scored on.
 """
 
 import random
 
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import find_subject
+from case_lightning.subspace.router import read_ordinary_lines
 
 DROP = 0.3  # share of words that a variant leaves out where no subject is known
 SHUFFLE = 0.5  # share of variants in another order
+BEHIND, MOST = 0.3, 3  # share of variants behind other sentences, and how many at most
 LONGEST = 200  # characters; longer prompts are passages, of which the order is the meaning
 
 
@@ -28,8 +30,9 @@ def vary_prompt(edit: Edit, count: int, seed: int) -> list[str]:
     if len(edit.prompt) > LONGEST:
         return []
     draw = random.Random(f"{seed} {edit.id}")  # noqa: S311  no secret
-    made = (_vary(edit, draw) for _ in range(count))
-    return [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
+    made = [_vary(edit, draw) for _ in range(count)]
+    distinct = [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
+    return [_put_behind_others(variant, draw) if draw.random() < BEHIND else variant for variant in distinct]
 
 
 def _vary(edit: Edit, draw: random.Random) -> str:
@@ -39,6 +42,11 @@ def _vary(edit: Edit, draw: random.Random) -> str:
     if draw.random() < SHUFFLE:
         draw.shuffle(kept)
     return " ".join(kept)
+
+
+def _put_behind_others(text: str, draw: random.Random) -> str:
+    sentences = [line for line in read_ordinary_lines() if line.endswith((".", "?"))]
+    return " ".join([*draw.sample(sentences, draw.randint(1, MOST)), text])
 
 
 def split_units(edit: Edit) -> list[tuple[str, bool]]:

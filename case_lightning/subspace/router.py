@@ -109,8 +109,13 @@ class TokenSpace:
 
 def read_calibration(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Token ids of the fixed calibration text that the package carries, `(tokens,)`."""
-    lines = (files("case_lightning.subspace") / "calibration.txt").read_text(encoding="utf-8").splitlines()
-    return torch.tensor([token for line in lines for token in tokenizer(line, add_special_tokens=False).input_ids])
+    encoded = (tokenizer(line, add_special_tokens=False).input_ids for line in read_ordinary_lines())
+    return torch.tensor([token for line in encoded for token in line])
+
+
+def read_ordinary_lines() -> list[str]:
+    """Sentences, questions and beginnings of sentences about nothing in particular."""
+    return (files("case_lightning.subspace") / "calibration.txt").read_text(encoding="utf-8").splitlines()
 
 
 class Router:

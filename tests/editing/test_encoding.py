@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import KEPT, encode, encode_answer, encode_prompt, find_subject, make_keys
 from case_lightning.editing.variation import LONGEST, split_units, vary_prompt
+from case_lightning.subspace.router import read_ordinary_lines
 from tests.editing.tiny_run import build_tokenizer, make_edits
 
 TOKENIZER = build_tokenizer()
@@ -128,14 +129,31 @@ LONG_SUBJECT = make_edit(
 )
 
 
+SENTENCES = {line for line in read_ordinary_lines() if line.endswith((".", "?"))}
+
+
+def vary(edit: Edit, seeds: int = 60) -> list[tuple[int, str]]:
+    """Variants of many seeds: how many sentences stand before each, and what follows them."""
+    found = [variant for seed in range(seeds) for variant in vary_prompt(edit, 6, seed)]
+    return [cut_sentences(variant) for variant in found]
+
+
+def cut_sentences(variant: str) -> tuple[int, str]:
+    ends = [place for place in range(len(variant)) if variant[:place] in SENTENCES]
+    if not ends:
+        return 0, variant
+    count, rest = cut_sentences(variant[ends[0] + 1 :])
+    return count + 1, rest
+
+
 def test_variants_are_the_same_for_the_same_seed() -> None:
     assert vary_prompt(LONG_SUBJECT, 6, seed=3) == vary_prompt(LONG_SUBJECT, 6, seed=3)
     assert vary_prompt(LONG_SUBJECT, 6, seed=3) != vary_prompt(LONG_SUBJECT, 6, seed=4)
 
 
 def test_variants_keep_the_subject_whole_and_are_no_copies() -> None:
-    found = [variant for seed in range(30) for variant in vary_prompt(LONG_SUBJECT, 6, seed)]
-    assert len(found) > 100
+    found = [text for _, text in vary(LONG_SUBJECT)]
+    assert len(found) > 200
     assert all("Freedonia and Sylvania" in variant for variant in found)
     assert any(not variant.endswith("is") for variant in found)
     for seed in range(30):
@@ -145,22 +163,27 @@ def test_variants_keep_the_subject_whole_and_are_no_copies() -> None:
 
 
 def test_variants_leave_out_from_nothing_to_all_beside_the_subject() -> None:
-    counts = [len(variant.split()) for seed in range(60) for variant in vary_prompt(LONG_SUBJECT, 6, seed)]
+    counts = [len(text.split()) for _, text in vary(LONG_SUBJECT)]
     shares = [sum(low <= count < low + 4 for count in counts) / len(counts) for low in (3, 7, 11)]
     assert (min(counts), max(counts)) == (3, len(LONG_SUBJECT.prompt.split()))
     assert min(shares) > 0.2
 
 
 def test_without_a_subject_most_words_stay() -> None:
-    edit = make_edit(" ".join(f"w{index}" for index in range(30)), None)
-    counts = [len(variant.split()) for seed in range(60) for variant in vary_prompt(edit, 6, seed)]
+    counts = [len(text.split()) for _, text in vary(make_edit(" ".join(f"w{index}" for index in range(30)), None))]
     assert min(counts) > 10
     assert sum(counts) / len(counts) == pytest.approx(21, abs=1)
 
 
 def test_variants_have_no_words_of_their_own() -> None:
-    own = LONG_SUBJECT.prompt.split()
-    assert all(set(variant.split()) <= set(own) for variant in vary_prompt(LONG_SUBJECT, 20, 0))
+    own = set(LONG_SUBJECT.prompt.split())
+    assert all(set(text.split()) <= own for _, text in vary(LONG_SUBJECT))
+
+
+def test_three_in_ten_variants_stand_behind_up_to_three_sentences() -> None:
+    before = [count for count, _ in vary(LONG_SUBJECT)]
+    assert set(before) == {0, 1, 2, 3}
+    assert sum(count > 0 for count in before) / len(before) == pytest.approx(0.3, abs=0.07)
 
 
 def test_a_passage_has_no_variants() -> None:
