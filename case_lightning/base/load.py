@@ -36,6 +36,11 @@ class Base:
     architecture: Architecture
     fingerprint: str
 
+    @property
+    def context_length(self) -> int:
+        """Longest text that the model takes, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
+
 
 def load_base(model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> Base:
     """Load and freeze a base model.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -298,11 +298,9 @@ class Editor:
         """
         prompts = [self._encode(edit.prompt, edit) for edit in edits]
         chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
-        count = self.settings.training.n_variants if varied else 0
-        wordings = [vary_prompt(edit, count, self.settings.seed) for edit in edits]
-        variants = [self._encode(one, edit) for edit, own in zip(edits, wordings, strict=True) for one in own]
+        wordings = [self._encode_variants(edit) if varied else [] for edit in edits]
         exact = _run_prefix(self.prefix, [*prompts, *chats])
-        texts, others = exact[: len(edits)], iter(_run_prefix(self.fast_prefix, variants))
+        texts, others = exact[: len(edits)], iter(_run_prefix(self.fast_prefix, list(chain.from_iterable(wordings))))
         made = [tuple(islice(others, len(own))) for own in wordings]
         if chats:  # as often as the other variants together
             made = [own + (chat,) * max(len(own), 1) for own, chat in zip(made, exact[len(edits) :], strict=True)]
@@ -310,6 +308,12 @@ class Editor:
 
     def _encode(self, prompt: str, edit: Edit) -> Encoded:
         return encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end)
+
+    def _encode_variants(self, edit: Edit) -> list[Encoded]:
+        """Those other wordings that the model has room for."""
+        count, most = self.settings.training.n_variants, self.base.context_length
+        encoded = (self._encode(wording, edit) for wording in vary_prompt(edit, count, self.settings.seed))
+        return [one for one in encoded if len(one.tokens) <= most]
 
     def _encode_chat(self, edit: Edit) -> Encoded:
         return encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)

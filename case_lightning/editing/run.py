@@ -83,7 +83,7 @@ def fit_run(settings: RunSettings) -> RunFolder:
     folder.check_usable(settings)
     data.setup("fit")  # what is wrong with it is said before a model is loaded
     base = load_base(settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code)
-    data.require_fit(lambda text: count_tokens(base, text), context_length(base))
+    data.require_fit(lambda text: count_tokens(base, text), base.context_length)
     seed_everything(settings.seed, verbose=False)
     with folder.locked() if is_first_process() else nullcontext():
         Run(settings, folder, base, console).fit(data.records)
@@ -135,11 +135,6 @@ def check_settings(settings: RunSettings) -> None:
             raise ConfigError(f"{key}: expected at most {AT_MOST[key]}, found {value}")
 
 
-def context_length(base: Base) -> int:
-    """Longest text that a base model takes, in tokens."""
-    return int(getattr(base.model.config, "max_position_embeddings", None) or 2048)
-
-
 def count_tokens(base: Base, text: str) -> int:
     """Length of a text in tokens, special tokens included."""
     return len(encode_prompt(base.tokenizer, text))
@@ -152,7 +147,7 @@ def check_prompt(base: Base, prompt: str, max_new_tokens: int) -> None:
         DataError: It is not text, has no token, or does not fit the context together with its answer.
     """
     require_text(prompt, "--prompt")
-    found, most = count_tokens(base, prompt), context_length(base)
+    found, most = count_tokens(base, prompt), base.context_length
     if found <= count_tokens(base, ""):
         raise DataError(f"--prompt: expected text that has tokens, found none in {prompt!r}")
     if found + max_new_tokens > most:
@@ -169,7 +164,7 @@ def check_records(base: Base, edits: Sequence[Edit]) -> None:
         DataError: The message names the edit and both lengths.
     """
     for edit in edits:
-        check_fits(edit, lambda text: count_tokens(base, text), context_length(base))
+        check_fits(edit, lambda text: count_tokens(base, text), base.context_length)
 
 
 def quiet_libraries() -> None:

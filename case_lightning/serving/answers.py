@@ -16,7 +16,6 @@ from jinja2 import TemplateError
 
 from case_lightning.data.fields import optional_text, require_text
 from case_lightning.editing.encoding import encode_prompt, encode_turns
-from case_lightning.editing.run import context_length
 from case_lightning.serving.access import require
 from case_lightning.serving.engine import Piece, Question
 from case_lightning.serving.leaving import wait_unless_gone
@@ -193,7 +192,7 @@ def _make_answer(
     limits, chat = served.settings.limits, isinstance(asked, ChatRequest)
     if max_tokens and max_tokens > limits.max_tokens:
         raise HTTPException(400, f"max_tokens: expected at most {limits.max_tokens}, found {max_tokens}")
-    context = context_length(served.base)
+    context = served.base.context_length
     n_tokens = max_tokens or min(limits.max_tokens, max(context - len(tokens), 1))
     longest = min(limits.max_prompt_tokens, context - n_tokens)
     if not 0 < len(tokens) <= longest:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from case_lightning.base.suffix import read_projection
 from case_lightning.callbacks import SensitiveNeuronMask
 from case_lightning.editing.editor import Editor, choose_place, put_adapter
+from case_lightning.editing.encoding import encode
+from case_lightning.editing.variation import vary_prompt
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.method.activation import dequantize, quantize
 from case_lightning.method.allocation import Allocation
@@ -281,3 +284,15 @@ def test_the_router_reads_misspelt_names(tiny_model: Path) -> None:
     assert spelling.tokenizer is not editor.base.tokenizer  # which another thread may be using
     editor.tuner.read_with(editor.base.tokenizer)
     assert editor.tuner.router.spelling is spelling  # nothing is read anew
+
+
+def test_wordings_that_do_not_fit_are_left_out(tiny_model: Path) -> None:
+    editor = make_editor(tiny_model, training={"n_variants": 8})
+    edit = replace(EDITS[0], prompt="The capital of Freedonia is " + "is of " * 24)
+    made, most = vary_prompt(edit, 8, editor.settings.seed), editor.base.context_length
+    lengths = [len(encode(editor.base.tokenizer, one, edit.target, end=True).tokens) for one in made]
+    editor.edit([edit])
+    (past,) = editor.past
+    kept = [len(one.encoded.tokens) for one in past.variants]
+    assert kept == [length for length in lengths if length <= most]
+    assert 0 < len(kept) < len(lengths)

@@ -20,7 +20,7 @@ EDITS = make_edits(8)
 @pytest.fixture(scope="module")
 def editor(tiny_model: Path) -> Editor:
     """A model with some edits learned, some half learned."""
-    editor = make_editor(tiny_model, training={"steps": 40}, subspace={"rank": 8})
+    editor = make_editor(tiny_model, training={"steps": 40, "n_variants": 0}, subspace={"rank": 8})
     for batch in (EDITS[:4], EDITS[4:]):
         editor.edit(batch)
     return editor
