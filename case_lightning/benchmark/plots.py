@@ -59,7 +59,7 @@ def draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
     """
     titles = panels | {STORED: "Stored (MB)"}
     methods = list(group["method"].unique())[::-1]  # the first on top
-    seeds = (group.assign(**{STORED: group[STORED] / 1e6})).groupby("method")[list(titles)]
+    seeds = group.assign(**{STORED: group[STORED] / 1e6}).groupby("method")[list(titles)]
     mean, least, most = seeds.mean().loc[methods], seeds.min().loc[methods], seeds.max().loc[methods]
     figure = Figure(figsize=(INCHES * len(titles), INCHES / 3 + ROW * len(methods)), layout="constrained")
     axes = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]

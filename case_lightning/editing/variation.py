@@ -8,6 +8,7 @@ a conversation. The rephrases that come with an edit are never used: they are wh
 """
 
 import random
+from functools import cache
 
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import find_subject
@@ -45,8 +46,12 @@ def _vary(edit: Edit, draw: random.Random) -> str:
 
 
 def _put_behind_others(text: str, draw: random.Random) -> str:
-    sentences = [line for line in read_ordinary_lines() if line.endswith((".", "?"))]
-    return " ".join([*draw.sample(sentences, draw.randint(1, MOST)), text])
+    return " ".join([*draw.sample(_read_sentences(), draw.randint(1, MOST)), text])
+
+
+@cache
+def _read_sentences() -> list[str]:
+    return [line for line in read_ordinary_lines() if line.endswith((".", "?"))]
 
 
 def split_units(edit: Edit) -> list[tuple[str, bool]]:

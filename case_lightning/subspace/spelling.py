@@ -60,6 +60,7 @@ class Spelling:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, keys: RouterKeys) -> None:
         """Read nothing yet."""
         self.tokenizer, self.keys = tokenizer, keys
+        self._special = set(tokenizer.all_special_ids)
         self._read: Tensor | None = None
         self._words: set[str] = set()  # of all keys, in lower case
         self._names: dict[str, set[_Name]] = {}  # by what a slip may leave of them
@@ -71,8 +72,7 @@ class Spelling:
             query: Token ids, `(length,)`.
         """
         self._refresh()
-        special = set(self.tokenizer.all_special_ids)
-        parts = [(is_special, list(part)) for is_special, part in groupby(query.tolist(), special.__contains__)]
+        parts = [(is_special, list(part)) for is_special, part in groupby(query.tolist(), self._special.__contains__)]
         texts = [None if is_special else str(self.tokenizer.decode(part)) for is_special, part in parts]
         asked = frozenset(word.lower() for text in texts if text for word in WORD.findall(text))
         corrected = [text and WORD.sub(lambda found: self._correct_word(found[0], asked), text) for text in texts]
