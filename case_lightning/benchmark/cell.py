@@ -12,17 +12,20 @@ from case_lightning.baselines import EditingMethod
 from case_lightning.benchmark.build import build_method
 from case_lightning.benchmark.plan import Cell, Row, split_stream
 from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.command_line import ignore_library_warnings
 from case_lightning.data import Edit, read_edits
 from case_lightning.data.checks import keep_latest
+from case_lightning.display import make_console
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import measure_peaks
 from case_lightning.editing.run import locate_data, quiet_libraries
 from case_lightning.editing.scoring import Scorer
 from case_lightning.errors import ConfigError
+from case_lightning.reporting.wording import write_count
 
 
 def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
-    """Run one cell in this process and keep its rows.
+    """Run one cell in this process, keep its rows and say them.
 
     Args:
         settings: The comparison.
@@ -33,6 +36,7 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
         CaseError: The data, the base model or a setting cannot be used.
     """
     quiet_libraries()
+    ignore_library_warnings()
     edits = read_stream(settings, cell.data)
     base = load_base(settings.base.model, settings.base.dtype, device, settings.base.trust_remote_code)
     torch.manual_seed(cell.seed)
@@ -42,10 +46,11 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
     if cell.turn is not None:
         cell.write(settings.run_dir, [names | time_edits(method, edits, batch_size, settings.timing.edits)])
         return
-    rows: list[Row] = []
+    rows, console = list[Row](), make_console()
     for row in score_stream(settings, method, edits, batch_size):
         rows.append(names | row)
         cell.write(settings.run_dir, rows, ended=False)
+        console.print(f"{cell.method} on {cell.data}, seed {cell.seed}, {describe(row)}", highlight=False)
     cell.write(settings.run_dir, rows)
 
 
@@ -87,6 +92,13 @@ def score_stream(
             yield row | _score(settings, method, edits[:count])
         if late:
             return
+
+
+def describe(row: Row) -> str:
+    """One line of the main figures of a row."""
+    figures = [(name, row[name]) for name in ("reliability", "generalization", "locality")]
+    told = [f"{name} {value:.3f}" for name, value in figures if value is not None]
+    return ", ".join([write_count(row["n_edits"], "edit"), *told, f"{row['edit_seconds']:.2f} s an edit"])
 
 
 def time_edits(method: EditingMethod, edits: Sequence[Edit], batch_size: int, n_edits: int) -> Row:

@@ -1,6 +1,7 @@
 """The plots of a comparison: each figure over the number of edits, a line for each method, as the field draws them.
 
-Where all were scored after the same number of edits only, a dot for each method, beside the bytes that it stores.
+Where all were scored after the same number of edits only, a dot for each method, beside the bytes that it stores. And
+what the methods reach over those bytes.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ ROW = 0.2  # inches of a method's row of dots
 
 
 def draw_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write one SVG for each data set.
+    """Write two SVGs for each data set: the figures, and their mean over the bytes that are stored.
 
     Args:
         table: Rows as `collect_rows` gives them.
@@ -34,9 +35,10 @@ def draw_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     for data, group in table.groupby("data", sort=False):
         panels = {name: title for name, title in PANELS.items() if group[name].notna().any()}
         figure = _draw_lines(group, panels) if group["n_edits"].nunique() > 1 else draw_dots(group, panels)
-        figure.suptitle(str(data))
-        paths.append(folder / f"{data}.svg")
-        figure.savefig(paths[-1])
+        for name, drawn in ((data, figure), (f"{data}_bytes", draw_trade_off(group))):
+            drawn.suptitle(str(data))
+            paths.append(folder / f"{name}.svg")
+            drawn.savefig(paths[-1])
     return paths
 
 
@@ -69,6 +71,27 @@ def draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
         axis.axvline(mean[name].iloc[-1], linewidth=0.8, linestyle=":")  # the first method, to compare with
         axis.set(xlabel=title, xscale="log" if name == "perplexity_median" else "linear")
         axis.grid(alpha=0.3)
+    return figure
+
+
+def draw_trade_off(group: pd.DataFrame) -> Figure:
+    """The mean of reliability, generalization and locality over the bytes stored, a dot for each method.
+
+    Args:
+        group: Rows of one data set; each method's at the largest number of edits that all of them reached.
+    """
+    scored = group.groupby("n_edits")["method"].nunique()
+    n_edits = scored[scored == scored.max()].index.max()
+    dots = group[group["n_edits"] == n_edits].groupby("method")[[STORED, "mean"]].mean()
+    figure = Figure(figsize=(2 * INCHES, 1.4 * INCHES), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(dots[STORED] / 1e6, dots["mean"], "o", markersize=4)
+    for method, (stored, mean) in dots.iterrows():
+        axis.annotate(str(method), (stored / 1e6, mean), (4, 4), textcoords="offset points", fontsize="small")
+    axis.set(xlabel="Stored (MB)", ylabel=f"Mean of the figures after {n_edits} edits", xscale="log")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.margins(0.15, 0.1)
+    axis.grid(alpha=0.3)
     return figure
 
 

@@ -84,7 +84,7 @@ def test_more_timed_edits_than_there_are_are_refused(settings: BenchSettings) ->
         read_stream(replace(settings, timing=TimingSettings(edits=5)), "capitals")
 
 
-def test_a_cell_keeps_its_rows(settings: BenchSettings) -> None:
+def test_a_cell_keeps_its_rows_and_says_them(settings: BenchSettings, capsys: pytest.CaptureFixture[str]) -> None:
     cell = Cell("capitals", "ft", 0)
     state = torch.random.get_rng_state()
     run_cell(settings, cell, "cpu")
@@ -95,6 +95,8 @@ def test_a_cell_keeps_its_rows(settings: BenchSettings) -> None:
         ("capitals", "ft", 0, 1),
         ("capitals", "ft", 0, 8),
     ]
+    said = [line.split(", reliability")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["ft on capitals, seed 0, 1 edit", "ft on capitals, seed 0, 8 edits"]
 
 
 def test_what_a_cell_scored_before_it_was_stopped_is_kept(

@@ -8,7 +8,7 @@ import pytest
 
 from case_lightning.benchmark import BenchSettings
 from case_lightning.benchmark.plan import Cell, plan_cells
-from case_lightning.benchmark.plots import draw_dots, draw_plots
+from case_lightning.benchmark.plots import draw_dots, draw_plots, draw_trade_off
 from case_lightning.benchmark.settings import TimingSettings
 from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
 
@@ -63,7 +63,7 @@ def test_no_rows_are_no_table(settings: BenchSettings) -> None:
 
 
 def test_a_plot_has_a_line_for_each_method(table: pd.DataFrame, tmp_path: Path) -> None:
-    [path] = draw_plots(table, tmp_path)
+    path, _ = draw_plots(table, tmp_path)
     text = path.read_text(encoding="utf-8")
     assert path.name == "capitals.svg"
     for word in ("ft", "last", "Reliability", "Generalization", "Locality"):
@@ -71,9 +71,20 @@ def test_a_plot_has_a_line_for_each_method(table: pd.DataFrame, tmp_path: Path) 
 
 
 def test_after_one_number_of_edits_each_method_has_a_dot_beside_its_bytes(table: pd.DataFrame, tmp_path: Path) -> None:
-    (path,) = draw_plots(table[table.n_edits == 8], tmp_path)
+    path, _ = draw_plots(table[table.n_edits == 8], tmp_path)
     assert "<!-- last -->" in path.read_text(encoding="utf-8")
     figure = draw_dots(table[table.n_edits == 8], {"reliability": "Reliability"})
     reliability, stored = ([list(axis.lines[0].get_data()[0]), axis.get_xlabel()] for axis in figure.axes)
     assert reliability == [pytest.approx([0.9, 0.3]), "Reliability"]  # last and ft, from below
     assert stored == [pytest.approx([0.0015, 0.0015]), "Stored (MB)"]
+
+
+def test_what_the_methods_reach_is_drawn_over_their_bytes(table: pd.DataFrame, tmp_path: Path) -> None:
+    _, path = draw_plots(table, tmp_path)
+    assert path.name == "capitals_bytes.svg"
+    (axis,) = draw_trade_off(table).axes
+    stored, mean = axis.lines[0].get_data()  # after eight edits: "last" alone was scored after one
+    assert list(stored) == pytest.approx([0.0015, 0.0015])
+    assert list(mean) == pytest.approx([1.8 / 3, 2.4 / 3])
+    assert [text.get_text() for text in axis.texts] == ["ft", "last"]
+    assert axis.get_ylabel() == "Mean of the figures after 8 edits"
