@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
+from case_lightning.reporting.wording import write_count
+
 QUIET_SECONDS = 60.0
 ABSENT = "-"  # stands for a figure that is not there
 
@@ -34,7 +36,7 @@ class LiveDisplay(Callback):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[subspaces]} subspaces"),
+            TextColumn("{task.fields[subspaces]}"),
             TextColumn("{task.fields[rate]} edits/s"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -42,7 +44,7 @@ class LiveDisplay(Callback):
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("edit", total=None, loss=ABSENT, subspaces=0, rate=ABSENT)
+        self._task = self._progress.add_task("edit", total=None, loss=ABSENT, subspaces="", rate=ABSENT)
 
     def expect(self, total: int) -> None:
         """Say how many edits there will be, and start the clock anew."""
@@ -75,7 +77,8 @@ class LiveDisplay(Callback):
         self.done += edits
         now = time.monotonic()
         rate = self.done / (now - self._started)
-        self._progress.update(self._task, advance=edits, subspaces=subspaces, rate=f"{rate:.2f}", loss=f"{loss:.3f}")
+        written = write_count(subspaces, "subspace")
+        self._progress.update(self._task, advance=edits, subspaces=written, rate=f"{rate:.2f}", loss=f"{loss:.3f}")
         if not self.console.is_terminal and now - self._said >= QUIET_SECONDS:
             self._said = now
             left = f"{(self.total - self.done) / rate:.0f} s left"
@@ -89,7 +92,7 @@ def make_console() -> Console:
 
 def show_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     """The table of before and after, and what it cost."""
-    table = Table(title=f"{metrics['n_edits']} edits in {metrics['base_model']}", title_justify="left")
+    table = Table(title=f"{write_count(metrics['n_edits'], 'edit')} in {metrics['base_model']}", title_justify="left")
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")
@@ -100,8 +103,8 @@ def show_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
         table.add_row(name.replace("_", " "), "", _format(final.get(name)))
     console.print(table)
     console.print(
-        f"{_format(cost['edit_seconds'])} s an edit, {cost['optimizer_steps']} optimizer steps, "
-        f"{cost['subspaces']} subspaces, {cost['adapter_bytes'] / 2**20:.2f} MiB on disk"
+        f"{_format(cost['edit_seconds'])} s an edit, {write_count(cost['optimizer_steps'], 'optimizer step')}, "
+        f"{write_count(cost['subspaces'], 'subspace')}, {cost['adapter_bytes'] / 2**20:.2f} MiB on disk"
     )
 
 
