@@ -34,11 +34,13 @@ class PreparedEdit:
         text: Its own prompt.
         variants: Other wordings of the prompt.
         subspace: Index of its subspace; −1 until it is allocated.
+        chats: The prompt as a turn of a chat, if it is fitted as one.
     """
 
     text: PreparedText
     variants: tuple[PreparedText, ...] = ()
     subspace: int = -1
+    chats: tuple[PreparedText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def share_rows(edits: Sequence[PreparedEdit], texts: Sequence[PreparedText], ran
 
 
 def choose_wording(edit: PreparedEdit, draw: float) -> PreparedText:
-    """An edit's own wording half of the time, else one of its variants; `draw` is from 0 to 1."""
-    if draw < 0.5 or not edit.variants:
-        return edit.text
-    return edit.variants[int((draw - 0.5) * 2 * len(edit.variants))]
+    """An edit's own wording, one of its variants or its chat, each kind equally often; `draw` is from 0 to 1."""
+    kinds = [kind for kind in ((edit.text,), edit.variants, edit.chats) if kind]
+    index, rest = divmod(draw * len(kinds), 1)
+    kind = kinds[int(index)]
+    return kind[int(rest * len(kind))]

@@ -239,9 +239,7 @@ class Editor:
     def rest(self) -> None:
         """Let go of the other wordings of edits whose subspaces are trained no more."""
         resting = find_resting(self.subspaces, self.settings.conflict.capacity, self.settings.consolidation)
-        self.past = [
-            replace(edit, variants=()) if edit.variants and edit.subspace in resting else edit for edit in self.past
-        ]
+        self.past = [replace(edit, variants=(), chats=()) if edit.subspace in resting else edit for edit in self.past]
 
     def resume(self, n_batches: int) -> None:
         """Number the fits to come, in the log, as those after so many batches."""
@@ -300,11 +298,13 @@ class Editor:
         chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
         wordings = [self._encode_variants(edit) if varied else [] for edit in edits]
         exact = _run_prefix(self.prefix, [*prompts, *chats])
-        texts, others = exact[: len(edits)], iter(_run_prefix(self.fast_prefix, list(chain.from_iterable(wordings))))
+        others = iter(_run_prefix(self.fast_prefix, list(chain.from_iterable(wordings))))
         made = [tuple(islice(others, len(own))) for own in wordings]
-        if chats:  # as often as the other variants together
-            made = [own + (chat,) * max(len(own), 1) for own, chat in zip(made, exact[len(edits) :], strict=True)]
-        return [PreparedEdit(text, own) for text, own in zip(texts, made, strict=True)]
+        turns = [(chat,) for chat in exact[len(edits) :]] or [()] * len(edits)
+        return [
+            PreparedEdit(text, own, chats=chat)
+            for text, own, chat in zip(exact[: len(edits)], made, turns, strict=True)
+        ]
 
     def _encode(self, prompt: str, edit: Edit) -> Encoded:
         return encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end)

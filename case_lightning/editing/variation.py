@@ -3,20 +3,26 @@
 Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head
 of Freedonia is" lost. Each variant drops some words outside the subject, from none to all, and may change the order of
 the rest. That is no good English, but it takes from the fit what to hold on to besides the subject; whether a question
-asks of it what the edit says is the router's to tell. Some variants stand behind other sentences, as a question does in
-a conversation. The rephrases that come with an edit are never used: they are what it is scored on.
+asks of it what the edit says is the router's to tell. An English question also becomes the start of a statement, and
+such a start a question. Some variants stand behind other sentences, as a question does in a conversation. The rephrases
+that come with an edit are never used: they are what it is scored on.
 """
 
 import random
+from collections.abc import Sequence
 from functools import cache
 
 from case_lightning.data import Edit
 from case_lightning.editing.encoding import find_subject
+from case_lightning.editing.forms import QUESTIONS, STATEMENTS, Unit, find_core, is_question, join_words, put_in_form
 from case_lightning.subspace.router import read_ordinary_lines
 
 DROP = 0.3  # share of words that a variant leaves out where no subject is known
 SHUFFLE = 0.5  # share of variants in another order
+TURNED = 2  # variants that turn a question into a statement, or the other way round, and leave nothing out
+FORM = 0.5  # share of the others in a form drawn anew, where the prompt's own is known
 BEHIND, MOST = 0.3, 3  # share of variants behind other sentences, and how many at most
+OWNERS = ("'s", "\u2019s")
 LONGEST = 200  # characters; longer prompts are passages, of which the order is the meaning
 
 
@@ -31,18 +37,25 @@ def vary_prompt(edit: Edit, count: int, seed: int) -> list[str]:
     if len(edit.prompt) > LONGEST:
         return []
     draw = random.Random(f"{seed} {edit.id}")  # noqa: S311  no secret
-    made = [_vary(edit, draw) for _ in range(count)]
+    units = split_units(edit)
+    core = find_core(units)
+    made = [_vary(units, core, draw) for _ in range(count)]
+    if core:
+        others = STATEMENTS if is_question(units) else QUESTIONS
+        made[:TURNED] = [put_in_form(core, others, draw) for _ in made[:TURNED]]
     distinct = [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
     return [_put_behind_others(variant, draw) if draw.random() < BEHIND else variant for variant in distinct]
 
 
-def _vary(edit: Edit, draw: random.Random) -> str:
-    units = split_units(edit)
+def _vary(units: Sequence[Unit], core: Sequence[Unit] | None, draw: random.Random) -> str:
+    chosen = core if core and draw.random() < FORM else None
     drop = draw.random() if any(is_subject for _, is_subject in units) else DROP
-    kept = [unit for unit, is_subject in units if is_subject or draw.random() >= drop]
+    kept = [unit for unit in chosen or units if unit[1] or draw.random() >= drop]
     if draw.random() < SHUFFLE:
         draw.shuffle(kept)
-    return " ".join(kept)
+    if chosen and kept:
+        return put_in_form(kept, QUESTIONS + STATEMENTS, draw)
+    return join_words(word for word, _ in kept)
 
 
 def _put_behind_others(text: str, draw: random.Random) -> str:
@@ -54,12 +67,13 @@ def _read_sentences() -> list[str]:
     return [line for line in read_ordinary_lines() if line.endswith((".", "?"))]
 
 
-def split_units(edit: Edit) -> list[tuple[str, bool]]:
-    """The prompt's words, the subject's as one unit; each with whether it is the subject."""
+def split_units(edit: Edit) -> list[Unit]:
+    """The prompt's words, the subject's as one unit with its *'s*; each with whether it is the subject."""
     prompt = edit.prompt
     place = find_subject(prompt, edit.subject)
     if place is None:
         return [(word, False) for word in prompt.split()]
     start, end = place
+    end += len(OWNERS[0]) if prompt.startswith(OWNERS, end) else 0
     before, named, after = prompt[:start].split(), prompt[start:end], prompt[end:].split()
     return [(word, False) for word in before] + [(named, True)] + [(word, False) for word in after]

@@ -1,11 +1,13 @@
 """Edits that are fitted in the tokenizer's chat template, too."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from case_lightning.base import Base
+from case_lightning.editing.batches import choose_wording
 from case_lightning.editing.editor import Editor, put_adapter
 from case_lightning.editing.encoding import encode, encode_chat
 from case_lightning.errors import ConfigError
@@ -37,16 +39,19 @@ def test_a_turn_brings_the_templates_special_tokens_and_no_others(end: bool, tai
 
 
 @pytest.mark.parametrize("n_variants", [0, 3])
-def test_the_chat_wording_is_seen_as_often_as_all_other_variants(tiny_model: Path, n_variants: int) -> None:
+def test_each_kind_of_wording_is_seen_equally_often(tiny_model: Path, n_variants: int) -> None:
     base = load(tiny_model, TEMPLATE)
     (prepared,) = build(base, chat=True, n_variants=n_variants)._prepare([EDIT])
     chat = encode_chat(base.tokenizer, EDIT.prompt, EDIT.target, end=True)
     assert torch.equal(prepared.text.encoded.tokens, encode(base.tokenizer, EDIT.prompt, EDIT.target, end=True).tokens)
-    are_chat = [torch.equal(variant.encoded.tokens, chat.tokens) for variant in prepared.variants]
-    assert are_chat.count(True) == max(are_chat.count(False), 1)
-    assert (False in are_chat) == (n_variants > 0)
+    assert torch.equal(prepared.chats[0].encoded.tokens, chat.tokens)
+    seen = Counter(id(choose_wording(prepared, step / 900)) for step in range(900))
+    n_kinds = 3 if n_variants else 2
+    assert seen[id(prepared.text)] == seen[id(prepared.chats[0])] == 900 // n_kinds
+    for variant in prepared.variants:
+        assert seen[id(variant)] == pytest.approx(300 / len(prepared.variants), abs=1)
     (without,) = build(load(tiny_model, TEMPLATE), n_variants=n_variants)._prepare([EDIT])
-    assert len(without.variants) == are_chat.count(False)
+    assert (len(without.variants), without.chats) == (len(prepared.variants), ())
 
 
 def test_a_tokenizer_without_a_template_is_refused(tiny_model: Path) -> None:

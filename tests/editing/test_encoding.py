@@ -125,7 +125,7 @@ def test_a_passage_leaves_the_subject_and_its_end() -> None:
 
 
 LONG_SUBJECT = make_edit(
-    "The first prime minister of the old town of Freedonia and Sylvania is", "Freedonia and Sylvania"
+    "The first prime minister of the old town of Freedonia and Sylvania hails from", "Freedonia and Sylvania"
 )
 
 
@@ -155,7 +155,7 @@ def test_variants_keep_the_subject_whole_and_are_no_copies() -> None:
     found = [text for _, text in vary(LONG_SUBJECT)]
     assert len(found) > 200
     assert all("Freedonia and Sylvania" in variant for variant in found)
-    assert any(not variant.endswith("is") for variant in found)
+    assert any(not variant.endswith("hails from") for variant in found)
     for seed in range(30):
         variants = vary_prompt(EDIT, 20, seed)
         assert EDIT.prompt not in variants
@@ -184,6 +184,26 @@ def test_three_in_ten_variants_stand_behind_up_to_three_sentences() -> None:
     before = [count for count, _ in vary(LONG_SUBJECT)]
     assert set(before) == {0, 1, 2, 3}
     assert sum(count > 0 for count in before) / len(before) == pytest.approx(0.3, abs=0.07)
+
+
+QUESTION = make_edit("Who is the head of the Freedonia Inc.?", "Freedonia Inc.")
+STATEMENT = make_edit("The head of the Freedonia Inc. is", "Freedonia Inc.")
+
+
+@pytest.mark.parametrize(
+    ("edit", "whole", "others"),
+    [
+        (QUESTION, "The head of the Freedonia Inc.", {"is", "was"}),
+        (STATEMENT, "the head of the Freedonia Inc.", {"Who is", "What is"}),
+    ],
+)
+def test_two_variants_ask_all_in_the_other_form(edit: Edit, whole: str, others: set[str]) -> None:
+    found = set()
+    for seed in range(60):
+        turned = [cut_sentences(variant)[1] for variant in vary_prompt(edit, 6, seed)][:2]
+        found |= {text.replace(whole, "").strip(" ?") for text in turned if whole in text}
+    assert found == others | ({"Tell me the head of the Freedonia Inc.:"} if "Tell" in str(found) else set())
+    assert len({len(vary_prompt(edit, 1, seed)) for seed in range(20)}) == 1
 
 
 def test_a_passage_has_no_variants() -> None:
