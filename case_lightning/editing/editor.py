@@ -300,7 +300,7 @@ class Editor:
         exact = _run_prefix(self.prefix, [*prompts, *chats])
         others = iter(_run_prefix(self.fast_prefix, list(chain.from_iterable(wordings))))
         made = [tuple(islice(others, len(own))) for own in wordings]
-        turns = [(chat,) for chat in exact[len(edits) :]] or [()] * len(edits)
+        turns: list[tuple[PreparedText, ...]] = [(chat,) for chat in exact[len(edits) :]] or [()] * len(edits)
         return [
             PreparedEdit(text, own, chats=chat)
             for text, own, chat in zip(exact[: len(edits)], made, turns, strict=True)
