@@ -50,7 +50,7 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
     for row in score_stream(settings, method, edits, batch_size):
         rows.append(names | row)
         cell.write(settings.run_dir, rows, ended=False)
-        console.print(f"{cell.method} on {cell.data}, seed {cell.seed}, {describe(row)}", highlight=False)
+        console.print(f"{cell.method} on {cell.data}, seed {cell.seed}, {describe(row)}")
     cell.write(settings.run_dir, rows)
 
 

@@ -78,7 +78,7 @@ def draw_trade_off(group: pd.DataFrame) -> Figure:
     """The mean of reliability, generalization and locality over the bytes stored, a dot for each method.
 
     Args:
-        group: Rows of one data set; each method's at the largest number of edits that all of them reached.
+        group: Rows of one data set. Drawn are those at the largest number of edits that most methods were scored at.
     """
     scored = group.groupby("n_edits")["method"].nunique()
     n_edits = scored[scored == scored.max()].index.max()

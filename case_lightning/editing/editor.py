@@ -239,7 +239,9 @@ class Editor:
     def rest(self) -> None:
         """Let go of the other wordings of edits whose subspaces are trained no more."""
         resting = find_resting(self.subspaces, self.settings.conflict.capacity, self.settings.consolidation)
-        self.past = [replace(edit, variants=(), chats=()) if edit.subspace in resting else edit for edit in self.past]
+        for place, edit in enumerate(self.past):
+            if edit.subspace in resting and (edit.variants or edit.chats):
+                self.past[place] = replace(edit, variants=(), chats=())
 
     def resume(self, n_batches: int) -> None:
         """Number the fits to come, in the log, as those after so many batches."""

@@ -1,8 +1,8 @@
 """What a prompt asks, put into other forms: an English question as the start of a statement, and the other way round.
 
 Ours, for fits and not for the router. "Who is the head of Freedonia?" and "The head of Freedonia is" share what is
-asked, the core, and differ in the frame around it. A prompt whose frame is not known, as in any other language, has no
-other forms.
+asked, the core, and differ in the frame around it. A prompt whose frame is not known, as in most other languages, has
+no other forms.
 """
 
 import random

@@ -186,24 +186,28 @@ def test_three_in_ten_variants_stand_behind_up_to_three_sentences() -> None:
     assert sum(count > 0 for count in before) / len(before) == pytest.approx(0.3, abs=0.07)
 
 
-QUESTION = make_edit("Who is the head of the Freedonia Inc.?", "Freedonia Inc.")
-STATEMENT = make_edit("The head of the Freedonia Inc. is", "Freedonia Inc.")
+WHOLE, OWNED = "the head of the Freedonia Inc.", "Freedonia Inc.'s head"
 
 
 @pytest.mark.parametrize(
-    ("edit", "whole", "others"),
+    ("prompt", "expected"),
     [
-        (QUESTION, "The head of the Freedonia Inc.", {"is", "was"}),
-        (STATEMENT, "the head of the Freedonia Inc.", {"Who is", "What is"}),
+        (
+            "Who is the head of the Freedonia Inc.?",
+            {"The" + WHOLE[3:] + " is", "The" + WHOLE[3:] + " was", f"Tell me {WHOLE}:"}
+            | {f"{OWNED} is", f"{OWNED} was", f"Tell me {OWNED}:"},
+        ),
+        (
+            "The head of the Freedonia Inc. is",
+            {f"{asks} is {what}?" for asks in ("Who", "What") for what in (WHOLE, OWNED)},
+        ),
     ],
 )
-def test_two_variants_ask_all_in_the_other_form(edit: Edit, whole: str, others: set[str]) -> None:
-    found = set()
-    for seed in range(60):
-        turned = [cut_sentences(variant)[1] for variant in vary_prompt(edit, 6, seed)][:2]
-        found |= {text.replace(whole, "").strip(" ?") for text in turned if whole in text}
-    assert found == others | ({"Tell me the head of the Freedonia Inc.:"} if "Tell" in str(found) else set())
-    assert len({len(vary_prompt(edit, 1, seed)) for seed in range(20)}) == 1
+def test_two_variants_ask_all_in_the_other_form(prompt: str, expected: set[str]) -> None:
+    edit = make_edit(prompt, "Freedonia Inc.")
+    found = {cut_sentences(variant)[1] for seed in range(200) for variant in vary_prompt(edit, 2, seed)}
+    assert found == expected
+    assert [len(vary_prompt(edit, count, 0)) for count in (0, 1)] == [0, 1]
 
 
 def test_a_passage_has_no_variants() -> None:
