@@ -10,7 +10,7 @@ import torch
 from case_lightning.base import load_base
 from case_lightning.baselines import EditingMethod
 from case_lightning.benchmark.build import build_method
-from case_lightning.benchmark.plan import Cell, Row, split_stream
+from case_lightning.benchmark.plan import MAIN_FIGURES, Cell, Row, split_stream
 from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.command_line import ignore_library_warnings
 from case_lightning.data import Edit, read_edits
@@ -96,7 +96,7 @@ def score_stream(
 
 def describe(row: Row) -> str:
     """One line of the main figures of a row."""
-    figures = [(name, row[name]) for name in ("reliability", "generalization", "locality")]
+    figures = [(name, row[name]) for name in MAIN_FIGURES]
     told = [f"{name} {value:.3f}" for name, value in figures if value is not None]
     return ", ".join([write_count(row["n_edits"], "edit"), *told, f"{row['edit_seconds']:.2f} s an edit"])
 

@@ -16,6 +16,7 @@ from case_lightning.errors import ConfigError
 from case_lightning.writing import write_whole
 
 Row = dict[str, Any]
+MAIN_FIGURES = ["reliability", "generalization", "locality"]  # whose mean ranks the methods
 NAME = r"[\w-]+"
 
 

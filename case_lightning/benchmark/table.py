@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from case_lightning.benchmark.plan import Cell, Row
+from case_lightning.benchmark.plan import MAIN_FIGURES, Cell, Row
 from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.reporting.wording import write_bytes, write_count
 
@@ -39,7 +39,7 @@ def collect_rows(settings: BenchSettings, cells: Sequence[Cell]) -> pd.DataFrame
     table = pd.DataFrame(found)
     if table.empty:
         return table
-    table["mean"] = table[["reliability", "generalization", "locality"]].astype(float).mean(axis=1)
+    table["mean"] = table[MAIN_FIGURES].astype(float).mean(axis=1)
     timed = [row for cell in cells if cell.turn is not None for row in cell.read(settings.run_dir) or ()]
     if not timed:
         return table.assign(timed_seconds=float("nan"))

@@ -302,11 +302,8 @@ class Editor:
         exact = _run_prefix(self.prefix, [*prompts, *chats])
         others = iter(_run_prefix(self.fast_prefix, list(chain.from_iterable(wordings))))
         made = [tuple(islice(others, len(own))) for own in wordings]
-        turns: list[tuple[PreparedText, ...]] = [(chat,) for chat in exact[len(edits) :]] or [()] * len(edits)
-        return [
-            PreparedEdit(text, own, chats=chat)
-            for text, own, chat in zip(exact[: len(edits)], made, turns, strict=True)
-        ]
+        mine = [exact[index :: len(edits)] for index in range(len(edits))]  # each its prompt and, if any, its chat
+        return [PreparedEdit(text, own, chats=tuple(chat)) for (text, *chat), own in zip(mine, made, strict=True)]
 
     def _encode(self, prompt: str, edit: Edit) -> Encoded:
         return encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end)
