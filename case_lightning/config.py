@@ -55,6 +55,7 @@ class SubspaceSettings:
         scale: Factor of its update.
         n_directions: Directions in which the inputs of a subspace are whitened, beside the scale of each neuron.
         tune_input: Whether the input side `A` of a subspace is tuned and stored, too, as published; else it is fixed.
+        from_subject: Whether an edit acts from the last token of its subject on, rather than on the whole text.
         subject_threshold: Share of an edit's subject that a query must name to be in its scope.
         relation: What tells whether it asks the same of the subject: the model's `states` and the words, or `words`
             alone.
@@ -66,6 +67,7 @@ class SubspaceSettings:
     scale: float = 1.0
     n_directions: int = 16
     tune_input: bool = False
+    from_subject: bool = True
     subject_threshold: float = 0.8
     relation: Literal["states", "words"] = "states"
     relation_threshold: float | None = None

@@ -7,46 +7,25 @@ are ones that do nothing, the edited layer is handed the kept states, and only t
 through the output head.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from typing_extensions import override
 
 from case_lightning.base.architecture import Architecture
+from case_lightning.base.grouping import choose_overhead, group_rows
+from case_lightning.base.partial import ReachedError, bring_out, run_until_reached
+from case_lightning.base.past import Past, pad_past, read_cache
 from case_lightning.base.twin import copy_structure, set_attention
 
-PIECE, PIECES_AT_ONCE = 64, 16  # tokens
 FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # processor capabilities
-
-
-class _ReachedError(Exception):
-    """Ends a forward pass once the edited layer's input is known; may bring it along."""
-
-
-def _run_until_reached(model: PreTrainedModel, handle: RemovableHandle, batches: Sequence[Tensor]) -> None:
-    """Run a model on token ids, `(batch, seq)` each, until its hook raises; then take the hook off."""
-    try:
-        for tokens in batches:
-            with suppress(_ReachedError):
-                model(input_ids=tokens.to(model.device), use_cache=False)
-    finally:
-        handle.remove()
-
-
-def _bring_out(run: Callable[[], object]) -> Tensor:
-    """What a forward pass brings along when it ends early."""
-    try:
-        run()
-    except _ReachedError as reached:
-        return cast(Tensor, reached.args[0])
-    raise AssertionError("the pass went on to its end")
 
 
 class _Skipped(nn.Module):
@@ -66,7 +45,7 @@ class _Exit(nn.Module):
 
     @override
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-        raise _ReachedError(hidden_states)
+        raise ReachedError(hidden_states)
 
 
 class Prefix:
@@ -106,24 +85,13 @@ class Prefix:
         Returns:
             For each text `(length, hidden)`.
         """
-        states: list[Tensor | None] = [None] * len(sequences)
-        for rows in self._group(sequences):
+        states: dict[int, Tensor] = {}
+        lengths = [len(sequence) for sequence in sequences]
+        for rows in group_rows(lengths, choose_overhead(self.model.dtype), self.batch_tokens):
             padded = pad_sequence([sequences[row] for row in rows], batch_first=True).to(self.model.device)
-            entering = _bring_out(partial(self.model, input_ids=padded, use_cache=False))
-            for row, state in zip(rows, entering, strict=True):
-                states[row] = state[: len(sequences[row])].clone()
-        return [state for state in states if state is not None]
-
-    def _group(self, sequences: Sequence[Tensor]) -> Iterator[list[int]]:
-        """Rows of like length, at most `batch_tokens` padded tokens together."""
-        rows: list[int] = []
-        for row in sorted(range(len(sequences)), key=lambda row: len(sequences[row])):
-            if rows and (len(rows) + 1) * len(sequences[row]) > self.batch_tokens:
-                yield rows
-                rows = []
-            rows.append(row)
-        if rows:
-            yield rows
+            entering = bring_out(partial(self.model, input_ids=padded, use_cache=False))
+            states |= {row: state[: lengths[row]].clone() for row, state in zip(rows, entering, strict=True)}
+        return [states[row] for row in range(len(sequences))]
 
 
 class Suffix:
@@ -163,8 +131,17 @@ class Suffix:
         self.entry, self.head = twins[architecture.layers[layer]], twins[architecture.output_head]
         self.edited = self.model.get_submodule(architecture.down_projections[layer])
         self.top_mlp = self._find_top_mlp(architecture, layer)
+        self.n_below = layer
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
-    def __call__(self, states: Tensor, rows: Tensor, columns: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+    def __call__(
+        self,
+        states: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        others: Sequence[Tensor] = (),
+        past: Past | None = None,
+    ) -> Tensor:
         """Logits at given positions.
 
         Padding is on the right, where causal attention never looks, so no mask is needed.
@@ -175,31 +152,87 @@ class Suffix:
             columns: Its column, `(positions,)`.
             others: What `run_to_head` gave for other states: the head, which is slow for few positions, takes all of
                 them at once.
+            past: What comes before the states, if anything does.
 
         Returns:
             `(positions, vocabulary)`, those of `others` first.
         """
         with only_positions(self.head, rows, columns, others):
-            logits: Tensor = self._run(states, rows, columns).logits
+            logits: Tensor = self._run(states, rows, columns, past).logits
         return logits[0]
 
-    def run_to_head(self, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    @torch.no_grad()
+    def read_past(self, states: Sequence[Tensor]) -> list[Past]:
+        """What positions that no edit acts on are to those behind them.
+
+        Args:
+            states: What enters the edited layer at the beginning of each text, `(past, hidden)`; it may be nothing.
+        """
+        lengths = [len(state) for state in states]
+        pasts: dict[int, Past] = {}
+        for rows in group_rows(lengths, choose_overhead(self.dtype)):
+            pasts |= dict(zip(rows, self._read_past([states[row] for row in rows]), strict=True))
+        return [pasts[row] for row in range(len(states))]
+
+    def _read_past(self, states: Sequence[Tensor]) -> list[Past]:
+        padded = pad_sequence(list(states), batch_first=True).to(self.dtype)
+        if not padded.shape[1]:
+            padded = padded.new_zeros(len(padded), 1, padded.shape[2])  # a model is never run on nothing
+        nothing = padded.new_zeros(len(padded), 1, 0, 0)
+        cache = DynamicCache()
+        for index in range(self.n_below):
+            cache.update(nothing, nothing, index)
+        with _handed_over(self.entry, padded):
+            self.model.base_model(
+                inputs_embeds=self._stand_in_embeddings(padded), past_key_values=cache, use_cache=True
+            )
+        return read_cache(cache, self.n_below, [len(state) for state in states])
+
+    @torch.no_grad()
+    def can_keep_past(self, states: Tensor) -> bool:
+        """Whether a past and what stands behind it give what both give at once: not in every architecture.
+
+        Args:
+            states: What enters the edited layer over some text, `(length, hidden)`; a few tokens will do.
+        """
+        texts, starts = [states, states[:-1]], [len(states) // 2, 1]
+        rows, last = torch.arange(2), torch.tensor([len(text) - 1 for text in texts])
+        expected = self(pad_sequence(texts, batch_first=True), rows, last)
+        try:
+            before = [text[:start] for text, start in zip(texts, starts, strict=True)]
+            behind = [text[start:] for text, start in zip(texts, starts, strict=True)]
+            past = pad_past(self.read_past(before))
+            found = self(pad_sequence(behind, batch_first=True), rows, last - torch.tensor(starts), past=past)
+        except Exception:  # a model with a cache of its own kind: what it raises is not known
+            return False
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.05
+        return bool((found - expected).float().norm() < tolerance * expected.float().norm())
+
+    def run_to_head(self, states: Tensor, rows: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
         """What enters the output head at given positions, `(positions, hidden)`; arguments as of a call."""
 
         def leave(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            raise _ReachedError(args[0][rows, columns])
+            raise ReachedError(args[0][rows, columns])
 
         handle = self.head.register_forward_pre_hook(leave)
         try:
-            return _bring_out(partial(self._run, states, rows, columns))
+            return bring_out(partial(self._run, states, rows, columns, past))
         finally:
             handle.remove()
 
-    def _run(self, states: Tensor, rows: Tensor, columns: Tensor) -> Any:  # noqa: ANN401  as the model returns
+    def _run(self, states: Tensor, rows: Tensor, columns: Tensor, past: Past | None) -> Any:  # noqa: ANN401  as the model returns
         states = states.to(self.dtype)
         spared = _nothing_beside(self.top_mlp, rows, columns) if self.top_mlp else nullcontext()
+        before = self._put_before(past, states.shape[1]) if past else {"use_cache": False}
         with _handed_over(self.entry, states), spared:
-            return self.model(inputs_embeds=self._stand_in_embeddings(states), use_cache=False)
+            return self.model(inputs_embeds=self._stand_in_embeddings(states), **before)
+
+    def _put_before(self, past: Past, width: int) -> dict[str, Any]:
+        """Arguments by which the model sees a past before so many columns."""
+        mask, positions = past.place(width)
+        given = {"position_ids": positions} if self._takes_positions else {}
+        cache = past.fill_cache(self.n_below, self.dtype)
+        return {"attention_mask": mask, "past_key_values": cache, "use_cache": True, **given}
 
     def _find_top_mlp(self, architecture: Architecture, layer: int) -> nn.Module | None:
         """The last layer's MLP, where it is a module of its own and not the edited one, whose rows have routes."""
@@ -211,67 +244,6 @@ class Suffix:
         """Zeros in the shape of embeddings, whose width a few models project to that of the states."""
         weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
         return states.new_zeros(*states.shape[:2], weight.shape[1])
-
-
-@torch.no_grad()
-def read_inputs(model: PreTrainedModel, modules: Sequence[nn.Module], tokens: Tensor) -> list[Tensor]:
-    """What enters some modules; nothing above the last of them runs.
-
-    Args:
-        model: The base model.
-        modules: Layers or projections, in the order in which they run.
-        tokens: Token ids, `(batch, seq)`.
-
-    Returns:
-        For each module `(batch, seq, width)`.
-    """
-    found: list[Tensor] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering = args[0] if args else kwargs["hidden_states"]
-        found.append(entering.reshape(*tokens.shape, -1))  # some models flatten what enters their MLPs
-        if len(found) == len(modules):
-            raise _ReachedError
-
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in modules]
-    try:
-        _run_until_reached(model, handles.pop(), [tokens])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-@torch.no_grad()
-def read_projection(model: PreTrainedModel, projection: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What enters and what leaves a projection over a text.
-
-    The text is cut into pieces, of which the first token is left out: models give it activations of its own kind. So is
-    what remains at the end.
-
-    Args:
-        model: The base model.
-        projection: One of its down-projections.
-        tokens: Token ids of the text, `(tokens,)`.
-
-    Returns:
-        Inputs `(n, d_in)` and outputs `(n, d_out)`, of all tokens but those.
-
-    Raises:
-        ValueError: The text is shorter than a piece.
-    """
-    if len(tokens) < PIECE:
-        raise ValueError(f"the text has {len(tokens)} tokens; give at least {PIECE}")
-    found: list[tuple[Tensor, Tensor]] = []
-
-    def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        rows = [one.reshape(-1, PIECE, one.shape[-1])[:, 1:] for one in (args[0], output)]
-        found.append((rows[0].flatten(0, 1), rows[1].flatten(0, 1)))
-        raise _ReachedError
-
-    pieces = tokens[: len(tokens) // PIECE * PIECE].view(-1, PIECE)
-    _run_until_reached(model, projection.register_forward_hook(keep), torch.split(pieces, PIECES_AT_ONCE))
-    return torch.cat([inputs for inputs, _ in found]), torch.cat([outputs for _, outputs in found])
 
 
 def choose_dtype(name: str, model: PreTrainedModel) -> torch.dtype:
@@ -318,9 +290,9 @@ def _returns_tuple(model: PreTrainedModel, layer: nn.Module) -> bool:
 
     def look(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
         found.append(isinstance(output, tuple))
-        raise _ReachedError
+        raise ReachedError
 
-    _run_until_reached(model, layer.register_forward_hook(look), [torch.zeros(1, 1, dtype=torch.long)])
+    run_until_reached(model, layer.register_forward_hook(look), [torch.zeros(1, 1, dtype=torch.long)])
     return found[0]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from case_lightning.base.suffix import PIECE, PIECES_AT_ONCE, read_inputs
+from case_lightning.base.partial import PIECE, PIECES_AT_ONCE, read_inputs
 from case_lightning.errors import ConfigError
 from case_lightning.subspace.router import read_calibration
 

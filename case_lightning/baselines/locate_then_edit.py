@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from case_lightning.base import Base
-from case_lightning.base.suffix import read_inputs
+from case_lightning.base.partial import read_inputs
 from case_lightning.baselines.fact_lookup import Lookup, look_up, write_prefixes
 from case_lightning.baselines.key_statistics import read_text, second_moments
 from case_lightning.baselines.overwritten import OverwritingMethod

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from case_lightning.base import Base
-from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype, read_inputs
+from case_lightning.base.partial import read_inputs
+from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype
 from case_lightning.baselines.changed_output import Change, changed_output
 from case_lightning.baselines.method import EditingMethod
 from case_lightning.data import Edit

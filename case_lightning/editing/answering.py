@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from case_lightning.base import Base
 from case_lightning.subspace import UNEDITED, CaseModel
+from case_lightning.subspace.held import Routes
 
 Side = Literal["left", "right"]
 
@@ -52,10 +53,14 @@ class RoutedModel:
         self.tuner = cast(CaseModel, model.base_model)
 
     def route(self, prompts: Sequence[Tensor]) -> Tensor:
-        """The route of each prompt alone, `(prompts,)`."""
+        """The subspace of each prompt alone or `UNEDITED`, `(prompts,)`."""
+        return self.locate(prompts).subspaces
+
+    def locate(self, prompts: Sequence[Tensor]) -> Routes:
+        """The same with where in each it begins to act."""
         if not len(self.tuner.case_layer.adapter.keys):
-            return torch.full((len(prompts),), UNEDITED)
-        return torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts])
+            return _leave_unedited(len(prompts))
+        return self.tuner.router.locate_each(prompts)
 
     def answering(
         self, prompts: Sequence[Tensor], edited: bool = True, padding: Side = "right"
@@ -63,5 +68,10 @@ class RoutedModel:
         """See `Answering`; `generate` gets the prompts alone, so there the model routes them itself."""
         if edited and padding == "left":
             return nullcontext()
-        routes = self.route(prompts) if edited else torch.full((len(prompts),), UNEDITED)
-        return self.tuner.forced_routes(routes.to(self.base.model.device))
+        routes = self.locate(prompts) if edited else _leave_unedited(len(prompts))
+        device = self.base.model.device
+        return self.tuner.forced_routes(routes.subspaces.to(device), routes.starts.to(device))
+
+
+def _leave_unedited(count: int) -> Routes:
+    return Routes(torch.full((count,), UNEDITED), torch.zeros(count, dtype=torch.long))

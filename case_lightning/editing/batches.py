@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _DEVICE
@@ -10,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from case_lightning.base.grouping import group_rows
+from case_lightning.base.past import Past, pad_past
 from case_lightning.editing.encoding import Encoded
 
 
@@ -19,11 +22,18 @@ class PreparedText:
 
     Attributes:
         encoded: Both as tokens.
-        states: `(length, hidden)`.
+        states: From the first position that an edit acts on where there is a past, else all; `(length, hidden)`.
+        past: What comes before them.
     """
 
     encoded: Encoded
     states: Tensor
+    past: Past | None = None
+
+    @property
+    def offset(self) -> int:
+        """Position of the first state."""
+        return len(self.encoded.tokens) - len(self.states)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class EditBatch:
         labels: The token that shall follow it, `(labels,)`.
         weights: Share of each label in the loss, `(labels,)`; 1 in sum over all processes of one step.
         routes: Subspace of each row, `(batch,)`.
+        starts: The column from which on each row is edited, `(batch,)`.
+        past: What comes before the states.
     """
 
     states: Tensor
@@ -62,10 +74,13 @@ class EditBatch:
     labels: Tensor
     weights: Tensor
     routes: Tensor
+    starts: Tensor
+    past: Past | None = None
 
     def to(self, device: _DEVICE) -> "EditBatch":
         """The batch on another device."""
-        return EditBatch(**{name: one.to(device) for name, one in vars(self).items()})
+        parts: dict[str, Any] = {name: one if one is None else one.to(device) for name, one in vars(self).items()}
+        return EditBatch(**parts)
 
     def split(self, overhead: int) -> list["EditBatch"]:
         """Its rows in groups of like length, so that what is padded and the number of passes cost least together.
@@ -74,12 +89,10 @@ class EditBatch:
             overhead: What a pass costs beside its positions, in positions.
         """
         ends = self.columns.new_zeros(len(self.states)).scatter_reduce_(0, self.rows, self.columns + 1, "amax")
-        ordered, order = ends.sort()
-        starts = _find_groups(ordered.tolist(), overhead)
-        if len(starts) == 1:
+        groups = group_rows(ends.tolist(), overhead)
+        if len(groups) == 1:
             return [self]
-        stops = [*starts[1:], len(order)]
-        return [self._take(order[a:b], int(ordered[b - 1])) for a, b in zip(starts, stops, strict=True)]
+        return [self._take(torch.tensor(rows, device=ends.device), int(ends[rows[-1]])) for rows in groups]
 
     def _take(self, chosen: Tensor, width: int) -> "EditBatch":
         """Some of its rows, cut to a width."""
@@ -94,21 +107,9 @@ class EditBatch:
             labels=self.labels[kept],
             weights=self.weights[kept],
             routes=self.routes[chosen],
+            starts=self.starts[chosen],
+            past=self.past and self.past.take(chosen),
         )
-
-
-def _find_groups(lengths: Sequence[int], overhead: int) -> list[int]:
-    """Where to cut rows, the shortest first, into groups of least cost: a group is padded to its last row."""
-    cost, cut = [0], [0]  # of the first so many rows, and where their last group begins
-    for stop in range(1, len(lengths) + 1):
-        costs = [cost[start] + (stop - start) * lengths[stop - 1] + overhead for start in range(stop)]
-        cost.append(min(costs))
-        cut.append(costs.index(cost[-1]))
-    starts, stop = [], len(lengths)
-    while stop:
-        stop = cut[stop]
-        starts.append(stop)
-    return starts[::-1]
 
 
 def collate(
@@ -130,10 +131,12 @@ def collate(
     return EditBatch(
         states=pad_sequence([text.states for text in texts], batch_first=True),
         rows=torch.repeat_interleave(torch.arange(len(edits)), counts).to(device),
-        columns=torch.cat([answer.columns for answer in answers]).to(device),
+        columns=torch.cat([text.encoded.columns - text.offset for text in texts]).to(device),
         labels=torch.cat([answer.labels for answer in answers]).to(device),
         weights=torch.repeat_interleave(1 / (counts * (total or len(edits))), counts).to(device),
         routes=torch.tensor([edit.subspace for edit in edits], device=device),
+        starts=torch.tensor([text.encoded.start - text.offset for text in texts], device=device),
+        past=pad_past([text.past for text in texts if text.past]) if texts[0].past else None,
     )
 
 

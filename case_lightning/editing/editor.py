@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,18 +14,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from case_lightning.base import Base
-from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype, read_projection
+from case_lightning.base.partial import read_projection
+from case_lightning.base.suffix import Prefix, Suffix, choose_attention, choose_dtype
 from case_lightning.callbacks import ConflictAllocation, MethodPlots
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
-from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText, StepData, collate
+from case_lightning.editing.batches import EditBatch, PreparedEdit, StepData, collate
 from case_lightning.editing.consolidation import PassData, find_resting, find_touched, is_due
-from case_lightning.editing.encoding import Encoded, encode, encode_chat, make_keys
+from case_lightning.editing.encoding import make_keys
 from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
 from case_lightning.editing.module import EditModule, run_suffix
-from case_lightning.editing.variation import vary_prompt
+from case_lightning.editing.preparation import Preparation
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.mask_summary import MaskSummary
@@ -133,8 +133,9 @@ class Editor:
         parts = (base.model, base.architecture, layer)
         self.suffix = Suffix(*parts, shared=shared)
         dtype = choose_dtype(training.frozen_dtype, base.model)
-        self.prefix, self.fast_prefix = Prefix(*parts), Prefix(*parts, dtype)
         fitted = Suffix(*parts, dtype, shared, choose_attention(base.model))
+        prefixes = Prefix(*parts), Prefix(*parts, dtype)
+        self.prepare = Preparation(base, settings, self.config, prefixes, (self.suffix, fitted))
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
@@ -165,7 +166,7 @@ class Editor:
         started = time.perf_counter()
         profile = self.trainer.profiler.profile  # type: ignore[attr-defined]  # set by a function that mypy cannot see
         with profile("prefix"):
-            new = self._prepare(edits)
+            new = self.prepare(edits)
         with profile("gradients"):
             self.module.prepare(new)
         data = StepData(
@@ -212,7 +213,9 @@ class Editor:
             chosen = [self.past[index] for index in indices[start : start + width]]
             batch = collate(chosen)
             prompts = [edit.text.encoded.prompt for edit in chosen]
-            batch.routes.copy_(torch.cat([self.tuner.router.route(prompt[None]) for prompt in prompts]))
+            routes = self.tuner.router.locate_each(prompts)
+            batch.routes.copy_(routes.subspaces)
+            batch.starts.copy_((routes.starts - torch.tensor([edit.text.offset for edit in chosen])).clamp_min(0))
             logits = run_suffix(self.suffix, batch)
             nll = label_loss(logits, batch.labels)
             right = (logits.argmax(-1) == batch.labels).float()
@@ -232,7 +235,7 @@ class Editor:
             resting: Subspaces that are trained no more.
         """
         varied = any(index not in resting for index in subspaces)
-        prepared = self._prepare(edits, varied)
+        prepared = self.prepare(edits, varied)
         self.module.count(subspaces)
         self._note(edits, [replace(one, subspace=index) for one, index in zip(prepared, subspaces, strict=True)])
 
@@ -267,7 +270,7 @@ class Editor:
 
     def assess(self, edits: Sequence[Edit]) -> list[list[float]]:
         """The conflict score of each edit with each subspace, without making it."""
-        self.module.prepare(self._prepare(edits, varied=False))
+        self.module.prepare(self.prepare(edits, varied=False))
         directions = self.module.directions()
         return [
             [self.allocation.assess(index, direction, gradient) for index, direction in enumerate(directions)]
@@ -289,33 +292,6 @@ class Editor:
         """Have the adapter hold what the activation memory holds."""
         if self.memory.rows:
             self.adapter.memory.replace(self.memory.rows)
-
-    def _prepare(self, edits: Sequence[Edit], varied: bool = True) -> list[PreparedEdit]:
-        """Encode each edit and its variants, and run the frozen prefix on all of them once.
-
-        What the model will be asked, prompt and chat, goes through it in the base's own dtype: a fit of one edit learns
-        the rounding of another with it. Wordings made by rule are rough anyway.
-        """
-        prompts = [self._encode(edit.prompt, edit) for edit in edits]
-        chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
-        wordings = [self._encode_variants(edit) if varied else [] for edit in edits]
-        exact = _run_prefix(self.prefix, [*prompts, *chats])
-        others = iter(_run_prefix(self.fast_prefix, list(chain.from_iterable(wordings))))
-        made = [tuple(islice(others, len(own))) for own in wordings]
-        mine = [exact[index :: len(edits)] for index in range(len(edits))]  # each its prompt and, if any, its chat
-        return [PreparedEdit(text, own, chats=tuple(chat)) for (text, *chat), own in zip(mine, made, strict=True)]
-
-    def _encode(self, prompt: str, edit: Edit) -> Encoded:
-        return encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end)
-
-    def _encode_variants(self, edit: Edit) -> list[Encoded]:
-        """Those other wordings that the model has room for."""
-        count, most = self.settings.training.n_variants, self.base.context_length
-        encoded = (self._encode(wording, edit) for wording in vary_prompt(edit, count, self.settings.seed))
-        return [one for one in encoded if len(one.tokens) <= most]
-
-    def _encode_chat(self, edit: Edit) -> Encoded:
-        return encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)
 
     def consolidate(self, before: int) -> None:
         """Learn past edits again, all together, in the subspaces that were trained since they last were.
@@ -372,11 +348,6 @@ def choose_place(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     if device.type == "cuda" and device.index is not None and place["devices"] == 1:
         place["devices"] = [device.index]  # Lightning would take the first one
     return place
-
-
-def _run_prefix(prefix: Prefix, encoded: Sequence[Encoded]) -> list[PreparedText]:
-    states = prefix([one.tokens for one in encoded])
-    return [PreparedText(one, state) for one, state in zip(encoded, states, strict=True)]
 
 
 def _build_trainer(base: Base, settings: RunSettings, log_dir: Path | None, callbacks: list[Callback]) -> Trainer:

@@ -4,8 +4,9 @@ The name of a special token in a text, such as `<|im_start|>`, is text like any 
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,10 +27,12 @@ class Encoded:
     Attributes:
         tokens: Token ids of both, `(length,)`.
         n_prompt: How many belong to the prompt.
+        start: The position from which on an edit of it acts: by default all do.
     """
 
     tokens: Tensor
     n_prompt: int
+    start: int = 0
 
     @property
     def prompt(self) -> Tensor:
@@ -124,18 +127,37 @@ def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: b
 
 
 def find_subject(prompt: str, subject: str | None) -> tuple[int, int] | None:
-    """Where a prompt names its subject: as whole words if it does, and of these in the subject's own case if it does.
+    """Where a prompt first names its subject.
 
     Returns:
         Start and end; `None` where there is no subject or the prompt does not contain it.
     """
+    return next(iter(_find_names(prompt, subject)), None)
+
+
+def _find_names(prompt: str, subject: str | None) -> list[tuple[int, int]]:
+    """Where a prompt names its subject: as whole words if it ever does, and of these in the subject's own case."""
     named = re.escape((subject or "").strip())
     if not named:
-        return None
+        return []
     words = rf"(?<!\w){named}(?!\w)"
     patterns = (re.compile(words), re.compile(words, re.IGNORECASE), re.compile(named, re.IGNORECASE))
-    found = next((match for pattern in patterns if (match := pattern.search(prompt))), None)
-    return found.span() if found else None
+    return next((found for one in patterns if (found := [match.span() for match in one.finditer(prompt)])), [])
+
+
+def mark_start(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, subject: str | None) -> Encoded:
+    """Have an edit act from where its prompt has last named its subject, on the last token of that."""
+    prompt = encoded.prompt
+    names = _find_names(_decode(tokenizer, prompt), subject)
+    if not names:
+        return encoded
+    end = names[-1][1]
+    start = bisect_left(range(len(prompt)), end, key=lambda index: len(_decode(tokenizer, prompt[: index + 1])))
+    return replace(encoded, start=min(start, len(prompt) - 1))
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Tensor) -> str:
+    return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
 
 def make_keys(tokenizer: PreTrainedTokenizerBase, edit: Edit) -> list[tuple[Tensor, Tensor]]:

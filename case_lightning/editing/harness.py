@@ -42,16 +42,19 @@ class RoutedHFLM(HFLM):  # type: ignore[misc]  # the harness has no types
         found: dict[int, tuple[float, bool]] = {}
         for route in dict.fromkeys(routes):
             chosen = [index for index, own in enumerate(routes) if own == route]
-            forced = nullcontext() if route is None else self.routed.tuner.forced_routes(self._place(route))
+            forced = nullcontext() if route is None else self.routed.tuner.forced_routes(*map(self._place, route))
             with forced:
                 scored = super()._loglikelihood_tokens([requests[index] for index in chosen], *args, **kwargs)
             found |= dict(zip(chosen, scored, strict=True))
         return [found[index] for index in range(len(requests))]
 
-    def _route(self, request: Request) -> int | None:
-        """The route of a question; `None` for a window of a rolling text."""
+    def _route(self, request: Request) -> tuple[int, int] | None:
+        """The subspace of a question and where it begins to act; `None` for a window of a rolling text."""
         texts, question, _ = request
-        return None if texts is None else int(self.routed.route([self._place(*question)])[0])
+        if texts is None:
+            return None
+        subspaces, starts = self.routed.locate([self._place(*question)])
+        return int(subspaces), int(starts)
 
     def _place(self, *numbers: int) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=cast(torch.device, self.device))

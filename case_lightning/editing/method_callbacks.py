@@ -61,9 +61,9 @@ class EditActivationMemory(ActivationMemory):
     @override
     def capture(self, pl_module: LightningModule) -> dict[str, Tensor]:
         assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
-        inputs = [
-            x[edit.text.encoded.n_prompt - 1] for edit, (_, x) in zip(pl_module.new, pl_module.gradients, strict=True)
-        ]
+        asked = [edit.text.encoded for edit in pl_module.new]
+        pairs = zip(asked, pl_module.gradients, strict=True)
+        inputs = [x[one.n_prompt - 1 - one.start] for one, (_, x) in pairs]
         routes = torch.tensor([edit.subspace for edit in pl_module.new], dtype=torch.int16)
         return {"inputs": torch.stack(inputs), "subspaces": routes}
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from typing_extensions import override
 
+from case_lightning.base.grouping import choose_overhead
 from case_lightning.base.suffix import Suffix
 from case_lightning.editing.batches import EditBatch, PreparedEdit, collate
 from case_lightning.editing.loss import label_loss
@@ -18,18 +19,19 @@ from case_lightning.method.conflict import OuterSum
 from case_lightning.subspace import UNEDITED, CaseLayer
 
 ASSESS_ROWS = 16  # edits assessed in one backward pass
-PASS, FLOAT32_PASS = 128, 64  # padded positions that cost as much as one pass more
 
 
 def run_suffix(suffix: Suffix, *batches: EditBatch) -> Tensor:
     """Logits at every labelled position of some batches, each row through its route, `(labels, vocabulary)`."""
     edited, others = cast(CaseLayer, suffix.edited), []
     for batch in batches[:-1]:
-        edited.routes = batch.routes
-        others.append(suffix.run_to_head(batch.states, batch.rows, batch.columns))
+        edited.routes, edited.starts = batch.routes, batch.starts
+        others.append(suffix.run_to_head(batch.states, batch.rows, batch.columns, batch.past))
     last = batches[-1]
-    edited.routes = last.routes
-    return suffix(last.states, last.rows, last.columns, others)
+    edited.routes, edited.starts = last.routes, last.starts
+    logits = suffix(last.states, last.rows, last.columns, others, last.past)
+    edited.routes = edited.starts = None
+    return logits
 
 
 class EditModule(LightningModule):
@@ -121,7 +123,7 @@ class EditModule(LightningModule):
 
     def weighted_loss(self, batch: EditBatch) -> Tensor:
         """The weighted sum of a batch's losses; rows of like length run together, for chats are long beside prompts."""
-        parts = batch.split(FLOAT32_PASS if self.suffix.dtype == torch.float32 else PASS)
+        parts = batch.split(choose_overhead(self.suffix.dtype))
         return (self.nll(*parts) * torch.cat([part.weights for part in parts])).sum()
 
     def nll(self, *batches: EditBatch) -> Tensor:
@@ -145,7 +147,7 @@ class EditModule(LightningModule):
         self.active.requires_grad_(True)
 
     def _measure(self, edits: Sequence[PreparedEdit]) -> list[tuple[Tensor, Tensor]]:
-        """`δ` and `x` of each edit, `(length, d_out)` and `(length, d_in)`, from one backward pass at no update."""
+        """`δ` and `x` of each edit at no update, `(length, d_out)` and `(length, d_in)`, where it would act."""
         batch = collate(edits)
         batch.routes.fill_(UNEDITED)
         found: list[tuple[Tensor, Tensor]] = []
@@ -168,8 +170,8 @@ class EditModule(LightningModule):
         (delta,) = torch.autograd.grad(loss, outputs)
         shape = (len(edits), batch.states.shape[1], -1)
         delta, inputs = delta.reshape(shape).float(), inputs.reshape(shape).float()
-        lengths = [len(edit.text.encoded.tokens) for edit in edits]
-        return [(delta[row, :length], inputs[row, :length]) for row, length in enumerate(lengths)]
+        acting = [slice(start, len(edit.text.states)) for start, edit in zip(batch.starts.tolist(), edits, strict=True)]
+        return [(delta[row, part], inputs[row, part]) for row, part in enumerate(acting)]
 
     @override
     def transfer_batch_to_device(self, batch: EditBatch, device: torch.device, dataloader_idx: int) -> EditBatch:

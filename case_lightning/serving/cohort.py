@@ -29,28 +29,32 @@ class Cohort:
         model: The base model with an adapter.
         state: What all rows are answered from, to their end.
         prompts: Token ids of each row's prompt, `(length,)`.
-        routes: The subspace of each or −1.
+        routes: The subspace of each or −1, and the position from which on it acts.
 
     Attributes:
         logits: Of each row's next token, `(rows, vocabulary)`.
     """
 
-    def __init__(self, model: PeftModel, state: State, prompts: Sequence[Tensor], routes: Sequence[int]) -> None:
+    def __init__(
+        self, model: PeftModel, state: State, prompts: Sequence[Tensor], routes: Sequence[tuple[int, int]]
+    ) -> None:
         """Run the prompts."""
         self.state, self._model = state, model
         self._tuner = cast(CaseModel, model.base_model)
         self._base = self._tuner.model
         self._device = model.device
         self._parameters = inspect.signature(self._base.forward).parameters
-        self._routes = torch.tensor(routes, device=self._device)
+        self._subspaces, starts = torch.tensor(routes, device=self._device).unbind(1)
         self._cache = DynamicCache(config=self._base.config)
         ones = [torch.ones_like(prompt) for prompt in prompts]
         self._mask = torch.zeros(len(prompts), 0, dtype=torch.long, device=self._device)  # (rows, cached)
-        self.logits = self._forward(_pad_left(prompts), _pad_left(ones))
+        tokens = _pad_left(prompts)
+        padding = tokens.shape[1] - torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        self.logits = self._forward(tokens, _pad_left(ones), starts + padding)
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self._routes)
+        return len(self._subspaces)
 
     @property
     def _layers(self) -> list[Any]:
@@ -70,7 +74,7 @@ class Cohort:
         """Let go of all other rows, and of padding that is left of all that stay."""
         chosen = torch.tensor(rows, device=self._device)
         self._cache.batch_select_indices(chosen)
-        self._mask, self._routes, self.logits = self._mask[chosen], self._routes[chosen], self.logits[chosen]
+        self._mask, self._subspaces, self.logits = self._mask[chosen], self._subspaces[chosen], self.logits[chosen]
         unused = int(self._mask.any(0).int().argmax())
         if unused and self.can_join:
             self._mask = self._mask[:, unused:]
@@ -85,17 +89,23 @@ class Cohort:
             mine.values = torch.cat([_widen(one.values, width) for one in (mine, theirs)])
         masks = [functional.pad(one._mask, (width - one._mask.shape[1], 0)) for one in (self, other)]
         self._mask = torch.cat(masks)
-        self._routes = torch.cat([self._routes, other._routes])
+        self._subspaces = torch.cat([self._subspaces, other._subspaces])
         self.logits = torch.cat([self.logits, other.logits])
 
     @torch.inference_mode()
-    def _forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Logits of the last column, `(rows, vocabulary)`; both arguments `(rows, new)`."""
+    def _forward(self, tokens: Tensor, mask: Tensor, starts: Tensor | None = None) -> Tensor:
+        """Logits of the last column, `(rows, vocabulary)`.
+
+        Args:
+            tokens: `(rows, new)`.
+            mask: 0 at padding, `(rows, new)`.
+            starts: The column from which on each row is edited, `(rows,)`; by default all are.
+        """
         self._mask = torch.cat([self._mask, mask.to(self._device)], dim=1)
         positions = (self._mask.cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
         optional = {"position_ids": positions, "logits_to_keep": 1}
         put_in_place(self._model, self.state)
-        with self._tuner.forced_routes(self._routes):
+        with self._tuner.forced_routes(self._subspaces, starts):
             output = self._base(
                 input_ids=tokens.to(self._device),
                 attention_mask=self._mask,

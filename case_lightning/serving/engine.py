@@ -82,7 +82,7 @@ class Ticket:
         self.text = TextStream(tokenizer, question.stop, question.strip)
         self.generator = question.sampling.make_generator()
         self.tokens: list[int] = []
-        self.route = UNEDITED
+        self.route = (UNEDITED, 0)
         self.cancelled = self.done = False
 
     def cancel(self) -> None:
@@ -106,7 +106,7 @@ class Ticket:
             text += self.text.finish()
             self.done = True
         if text or finish:
-            self.deliver(Piece(text, len(self.tokens), state.fingerprint, self.route != UNEDITED, finish))
+            self.deliver(Piece(text, len(self.tokens), state.fingerprint, self.route[0] != UNEDITED, finish))
 
 
 class Engine:
@@ -223,7 +223,7 @@ class Engine:
 
     def _begin(self, tickets: list[Ticket], state: State) -> None:
         for ticket in tickets:
-            ticket.route = state.route(ticket.question.prompt) if ticket.question.edited else UNEDITED
+            ticket.route = state.route(ticket.question.prompt) if ticket.question.edited else (UNEDITED, 0)
         prompts = [ticket.question.prompt for ticket in tickets]
         self._active.append((Cohort(self.model, state, prompts, [ticket.route for ticket in tickets]), tickets))
 

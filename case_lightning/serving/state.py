@@ -36,9 +36,12 @@ class State:
         """What an answer names as its `system_fingerprint`."""
         return f"case-{self.digest[:12]}-{self.n_edits}"
 
-    def route(self, prompt: Tensor) -> int:
-        """The subspace that a prompt of token ids `(length,)` goes through, or `UNEDITED`."""
-        return int(self.router.route(prompt[None])[0]) if len(self.adapter.keys) else UNEDITED
+    def route(self, prompt: Tensor) -> tuple[int, int]:
+        """The subspace that a prompt of token ids `(length,)` goes through, or `UNEDITED`, and from where on."""
+        if not len(self.adapter.keys):
+            return UNEDITED, 0
+        subspaces, starts = self.router.locate(prompt[None])
+        return int(subspaces), int(starts)
 
 
 def load_state(model: PeftModel, folder: Path, n_edits: int, before: State | None = None) -> State:

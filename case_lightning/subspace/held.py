@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,16 +11,32 @@ NO_TOKEN = -1  # in a text: padding, or a place that is not known
 HELD = "_case_held"  # attribute of a key-value cache
 
 
+class Routes(NamedTuple):
+    """Where the rows of a batch are edited.
+
+    Attributes:
+        subspaces: The subspace of each row or `UNEDITED`, `(batch,)`.
+        starts: The column of its text from which on it is edited, `(batch,)`.
+    """
+
+    subspaces: Tensor
+    starts: Tensor
+
+    def repeated(self, rows: Tensor) -> "Routes":
+        """The routes of a batch in which each row may have been repeated since; see `repeat_rows`."""
+        return Routes(*(repeat_rows(part, rows) for part in self))
+
+
 @dataclass(frozen=True)
 class Held:
     """What a key-value cache was filled with.
 
     Attributes:
-        routes: The route of each row, `(batch,)`, or `None` where all were unedited.
+        routes: Those of its rows, or `None` where all were unedited.
         text: The tokens of each row, `NO_TOKEN` at padding, `(batch, seq)`.
     """
 
-    routes: Tensor | None = None
+    routes: Routes | None = None
     text: Tensor | None = None
 
     def extend(self, past: int, new: Tensor) -> Tensor:
@@ -46,12 +63,12 @@ class Generation:
     Attributes:
         prompt: The text that it was given, `(prompts, seq)`, or `None`.
         length: Length of that with what the cache holds before it.
-        decision: The routes, once they are decided, `(batch,)` or `None`.
+        decision: The routes, or `None` where all are unedited, once they are decided.
     """
 
     prompt: Tensor | None
     length: int
-    decision: tuple[Tensor | None] | None = None
+    decision: tuple[Routes | None] | None = None
 
     @classmethod
     def begin(cls, prompt: object, mask: object) -> "Generation":
@@ -62,7 +79,7 @@ class Generation:
         length = max(mask.shape[1], prompt.shape[1]) if given else prompt.shape[1]  # type: ignore[attr-defined]
         return cls(read_text(prompt, mask if given else None), length)
 
-    def decide(self, text: Tensor | None, route: Callable[[Tensor | None], Tensor | None]) -> Tensor | None:
+    def decide(self, text: Tensor | None, route: Callable[[Tensor | None], Routes | None]) -> Routes | None:
         """The routes, decided by the text of the first forward and what further chunks of the prompt will bring."""
         if self.decision is None:
             self.decision = (route(text if text is None else self._complete(text)),)

@@ -88,6 +88,7 @@ class CaseLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self.case_adapter = nn.ModuleDict()
         self.routes: Tensor | None = None  # set by the model before its forward, `(batch,)`
+        self.starts: Tensor | None = None  # likewise: from which position on; `None` stands for the first
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
@@ -122,6 +123,6 @@ class CaseLayer(nn.Module, BaseTunerLayer):
             return result
         rows = (len(self.routes), -1)  # some models flatten batch and sequence before the MLP
         edited: Tensor = self.adapter.subspaces(
-            result.reshape(*rows, result.shape[-1]), x.reshape(*rows, x.shape[-1]), self.routes
+            result.reshape(*rows, result.shape[-1]), x.reshape(*rows, x.shape[-1]), self.routes, self.starts
         )
         return edited.reshape(result.shape)

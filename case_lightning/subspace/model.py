@@ -16,7 +16,7 @@ from case_lightning.base import find_architecture, fingerprint
 from case_lightning.base.suffix import Prefix
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.subspace.config import CaseConfig
-from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, drop_padding, read_text, repeat_rows
+from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, Routes, drop_padding, read_text
 from case_lightning.subspace.keys import RouterKeys, encode_tokens
 from case_lightning.subspace.layer import CaseLayer
 from case_lightning.subspace.relation import RelationSpace
@@ -29,6 +29,8 @@ HOOKS = "_case_hooks"  # attribute of a base model: the handles of the hooks tha
 
 class CaseModel(BaseTuner):
     """A causal language model with subspaces on one MLP down-projection and a router before its first layer.
+
+    A row in the scope of an edit goes through its subspace from where it has named the edit's subject on.
 
     Each row is routed by its whole text, once a prompt. In `generate` that is when the call begins, and it holds to the
     end, whatever the cache, the beams, the chunks of the prompt or an assistant's drafts. Outside of `generate` it is
@@ -50,7 +52,7 @@ class CaseModel(BaseTuner):
     _router: Router | None = None
     _given: PreTrainedTokenizerBase | None = None
     _tokenizer: PreTrainedTokenizerBase | None = None  # a copy of it
-    _forced: Tensor | None = None
+    _forced: Routes | None = None
     _generation: Generation | None = None
     _held: Held = Held()  # after the forward under way
 
@@ -84,13 +86,13 @@ class CaseModel(BaseTuner):
         thresholds = (config.subject_threshold, config.relation_threshold)
         spelling = None if self._tokenizer is None else Spelling(self._tokenizer, keys)
         if like is not None:
-            return Router(like.space, keys, *thresholds, like.relations, spelling)
+            return Router(like.space, keys, *thresholds, like.relations, spelling, config.from_subject)
         space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)
         relations = None
         if config.relation_layer is not None:
             states = Prefix(self.model, find_architecture(self.model), config.relation_layer)
             relations = RelationSpace(states, keys.calibration, config.boundary_tokens)
-        return Router(space, keys, *thresholds, relations, spelling)
+        return Router(space, keys, *thresholds, relations, spelling, config.from_subject)
 
     def read_with(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let the router read prompts with their tokenizer, so that it takes a misspelt name for the edited one.
@@ -102,13 +104,15 @@ class CaseModel(BaseTuner):
             self._given, self._tokenizer, self._router = tokenizer, deepcopy(tokenizer), None
 
     @contextmanager
-    def forced_routes(self, routes: Tensor) -> Iterator[None]:
-        """Send the rows of every forward inside through given routes, whatever the router would say.
+    def forced_routes(self, subspaces: Tensor, starts: Tensor | None = None) -> Iterator[None]:
+        """Send the rows of every forward inside through given subspaces, whatever the router would say.
 
         Args:
-            routes: Subspace of each row or −1, `(batch,)`.
+            subspaces: Subspace of each row or −1, `(batch,)`.
+            starts: The column of its text from which on each is edited, `(batch,)`; by default the first.
         """
-        before, self._forced = self._forced, routes
+        starts = torch.zeros_like(subspaces) if starts is None else starts
+        before, self._forced = self._forced, Routes(subspaces, starts)
         try:
             yield
         finally:
@@ -214,17 +218,18 @@ class CaseModel(BaseTuner):
                 text = drop_padding(text, getattr(model.config, "pad_token_id", None))
         continues = past > 0 and (tokens is None or tokens.shape[1] == 1)
         layer = self.case_layer
-        layer.routes = None
+        routes = layer.routes = layer.starts = None
         if not layer.disable_adapters:
             _check_rows(inputs)
             routes = self._choose_routes(text, held if continues else None)
-            rows = inputs["inputs_embeds"] if tokens is None else tokens
-            layer.routes = None if routes is None else repeat_rows(routes, rows)
-        self._held = Held(held.routes if continues else layer.routes, text)
+            if routes is not None:
+                routes = routes.repeated(inputs["inputs_embeds"] if tokens is None else tokens)
+                layer.routes, layer.starts = routes.subspaces, routes.starts - past
+        self._held = Held(held.routes if continues else routes, text)
         if cache is not None:
             setattr(cache, HELD, self._held)
 
-    def _choose_routes(self, text: Tensor | None, held: Held | None) -> Tensor | None:
+    def _choose_routes(self, text: Tensor | None, held: Held | None) -> Routes | None:
         """Routes from the first that applies: forced ones, the generation's, those held, the router's."""
         if self._forced is not None:
             return self._forced
@@ -232,17 +237,17 @@ class CaseModel(BaseTuner):
             return self._generation.decide(text, self._route)
         return self._route(text) if held is None else held.routes
 
-    def _route(self, text: Tensor | None) -> Tensor | None:
+    def _route(self, text: Tensor | None) -> Routes | None:
         if text is None or not len(self.case_layer.adapter.keys):
             return None
-        return self.router.route(text, text != NO_TOKEN)
+        return self.router.locate(text, text != NO_TOKEN)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _hold_routes(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         cache = getattr(output, "past_key_values", None)
         if cache is not None and not hasattr(cache, HELD):  # made by the model itself
             setattr(cache, HELD, self._held)
-        self.case_layer.routes = None
+        self.case_layer.routes = self.case_layer.starts = None
 
     @classmethod
     @override

@@ -25,11 +25,15 @@ coverage looks for an edit's words anywhere in the query, a template or an unrel
 matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone; it is looked at
 once more where a word of it is a slip away from a subject's (see `spelling`).
 
+An edit acts on the tokens of a query from the one on by which its subject has been named for the last time: what stands
+before it answers as in the unedited model. Where an edit names no subject, it acts on all.
+
 References:
     [1] Khattab, Zaharia: ColBERT: efficient and effective passage search via contextualized late interaction over BERT.
         SIGIR 2020.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -39,6 +43,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from case_lightning.errors import ConfigError
+from case_lightning.subspace.held import Routes
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.spelling import Spelling
@@ -62,12 +67,14 @@ class _Match(NamedTuple):
         key: Index of the key; of equally close ones the latest answers.
         relation: How far the query covers what the key says beside its subject, 0 to 1.
         subject: Positions in the query that name the subject.
+        start: The position by which it is named.
     """
 
     closeness: float
     key: int
     relation: float
     subject: Tensor
+    start: int
 
 
 class TokenSpace:
@@ -128,6 +135,7 @@ class Router:
         relation_threshold: Least likeness of what key and query ask.
         relations: What texts ask, by the model's states; without it, words alone tell.
         spelling: Corrects misspelt names; without it, they are other names.
+        from_subject: Whether an edit acts from where its subject is named on, rather than from the beginning.
     """
 
     def __init__(
@@ -138,8 +146,10 @@ class Router:
         relation_threshold: float,
         relations: RelationSpace | None = None,
         spelling: Spelling | None = None,
+        from_subject: bool = False,
     ) -> None:
         """Look nothing up yet."""
+        self.from_subject = from_subject
         self.space = space
         self.relations = relations
         self.spelling = spelling
@@ -157,26 +167,45 @@ class Router:
         Returns:
             The subspace of each row or `UNEDITED`, `(batch,)`.
         """
-        nearest = self.match(tokens, mask)
+        return self.locate(tokens, mask).subspaces
+
+    def locate(self, tokens: Tensor, mask: Tensor | None = None) -> Routes:
+        """Route a batch of queries, and tell from which column on each is edited; arguments as of `route`."""
+        nearest, starts = self._match_rows(tokens, mask)
         subspaces = self.keys.subspaces.to(nearest.device).long()
         routes = subspaces[nearest.clamp_min(0)] if len(self.keys) else nearest
-        return torch.where(nearest >= 0, routes, UNEDITED)
+        return Routes(torch.where(nearest >= 0, routes, UNEDITED), starts if self.from_subject else starts * 0)
+
+    def locate_each(self, prompts: Sequence[Tensor]) -> Routes:
+        """The same for prompts of any length, each alone, `(length,)`."""
+        located = [self.locate(prompt[None]) for prompt in prompts]
+        return Routes(*(torch.cat(part) for part in zip(*located, strict=True)))
 
     def match(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The edit in whose scope each query is, as the index of its key, or −1; `(batch,)`."""
+        return self._match_rows(tokens, mask)[0]
+
+    def _match_rows(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Key of each row's edit and the column by which its subject is named, `(batch,)` each."""
         keep = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
-        found = [self._match_row(row[used]) for row, used in zip(tokens, keep, strict=True)]
-        return torch.tensor(found, dtype=torch.long, device=tokens.device)
+        keys, starts = tokens.new_full((len(tokens),), -1), tokens.new_zeros(len(tokens))
+        for row, used in enumerate(keep):
+            columns = used.nonzero()[:, 0]
+            if len(self.keys) and len(columns):
+                keys[row], place = self._match_row(tokens[row, columns])
+                starts[row] = columns[place]
+        return keys, starts
 
-    def _match_row(self, query: Tensor) -> int:
-        if not len(self.keys) or not len(query):
-            return -1
+    def _match_row(self, query: Tensor) -> tuple[int, int]:
         self._refresh()
-        found = self._match_spelled(query)
-        corrected = self.spelling.correct(query) if found < 0 and self.spelling else None
-        return found if corrected is None else self._match_spelled(corrected)
+        key, start = self._match_spelled(query)
+        corrected = self.spelling.correct(query) if key < 0 and self.spelling else None
+        if corrected is None:
+            return key, start
+        key, start = self._match_spelled(corrected)
+        return key, max(start + len(query) - len(corrected), 0)  # behind the name both are the same
 
-    def _match_spelled(self, query: Tensor) -> int:
+    def _match_spelled(self, query: Tensor) -> tuple[int, int]:
         distinct, places = _unique(query)
         vectors, weights = self.space(distinct)
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
@@ -184,8 +213,8 @@ class Router:
         matches = [self._compare(similarity, weights, places, key) for key in candidates]
         for match in sorted((one for one in matches if one), key=lambda one: one[:2], reverse=True):
             if self._asks_the_same(query, match):
-                return match.key
-        return -1
+                return match.key, match.start
+        return -1, 0
 
     def _compare(self, similarity: Tensor, query_weights: Tensor, query_places: Tensor, key: int) -> "_Match | None":
         """How a query that may name a key's subject matches it; `None` where it does not name it."""
@@ -194,7 +223,7 @@ class Router:
         found = similarity[places]  # (key tokens, unique query tokens)
         closeness = round(_average(found.amax(1), weights) + _average(found.amax(0), query_weights), 5)
         if not in_subject.any():
-            return _Match(closeness, key, 1.0, found.new_zeros(0))
+            return _Match(closeness, key, 1.0, found.new_zeros(0), 0)
         named = found[in_subject][:, query_places]  # (subject, query)
         stretch = self._find_stretch(named, SLACK if in_subject.all() else SPREAD)
         if stretch is None:
@@ -205,7 +234,8 @@ class Router:
         beside_in_query = found[in_subject].amax(0) < WEAKEST
         relation = (found[~in_subject] * beside_in_query).amax(1)
         at = (named.amax(0)[stretch] >= WEAKEST).nonzero()[:, 0] + stretch.start
-        return _Match(closeness, key, _average(relation, weights[~in_subject] * beside_in_key), at)
+        start = stretch.start + int(self._is_named(named[:, stretch].cummax(1).values).int().argmax())
+        return _Match(closeness, key, _average(relation, weights[~in_subject] * beside_in_key), at, start)
 
     def _asks_the_same(self, query: Tensor, match: "_Match") -> bool:
         """Whether a query that names a key's subject asks of it what the key asks."""
@@ -227,9 +257,12 @@ class Router:
     def _find_stretch(self, found: Tensor, slack: int) -> slice | None:
         """The last stretch of a query, so much longer than a subject, that names it; `found` is `(subject, query)`."""
         width = min(len(found) + slack, found.shape[1])
-        stretches = found.unfold(1, width, 1).amax(-1)  # (subject, stretches)
-        named = (stretches.mean(0) >= self.thresholds[0] - ROUNDING) & (stretches.amin(0) >= WEAKEST)
+        named = self._is_named(found.unfold(1, width, 1).amax(-1))  # (stretches,)
         return slice(int(named.nonzero()[-1]), int(named.nonzero()[-1]) + width) if named.any() else None
+
+    def _is_named(self, found: Tensor) -> Tensor:
+        """Whether a subject is named, by how far each of its tokens is found, `(subject, places)`; `(places,)`."""
+        return (found.mean(0) >= self.thresholds[0] - ROUNDING) & (found.amin(0) >= WEAKEST)
 
     def _find_candidates(self, best: Tensor) -> Tensor:
         """Whether the query names each key's subject or, where that has none, says what it says; `(keys,)`."""

@@ -126,20 +126,28 @@ class Subspaces(nn.Module):
         update: Tensor = functional.linear(features, self.up[index].float()) * self.scale
         return update
 
-    def forward(self, output: Tensor, inputs: Tensor, routes: Tensor) -> Tensor:
+    def forward(self, output: Tensor, inputs: Tensor, routes: Tensor, starts: Tensor | None = None) -> Tensor:
         """Add each row's own update to the frozen projection's output.
 
         Args:
             output: `W x`, `(batch, seq, d_out)`.
             inputs: `x`, `(batch, seq, d_in)`.
             routes: Subspace of each row or `UNEDITED`, `(batch,)`.
+            starts: The position from which on each row is edited, `(batch,)`; by default all are.
 
         Returns:
-            `(batch, seq, d_out)`; the rows of `UNEDITED` routes are those of `output`, bit for bit.
+            `(batch, seq, d_out)`; the rows of `UNEDITED` routes, and positions before a start, are those of `output`,
+            bit for bit.
         """
         for index in sorted(set(routes.tolist()) - {UNEDITED}):
             rows = (routes == index).nonzero().squeeze(1)
-            output = output.index_add(0, rows, self.update(index, inputs[rows]).to(output.dtype))
+            if starts is None:
+                output = output.index_add(0, rows, self.update(index, inputs[rows]).to(output.dtype))
+                continue
+            positions = torch.arange(inputs.shape[1], device=inputs.device)
+            places, columns = (positions >= starts[rows, None]).nonzero(as_tuple=True)
+            update = self.update(index, inputs[rows[places], columns]).to(output.dtype)
+            output = output.index_put((rows[places], columns), update, accumulate=True)
         return output
 
     def direction(self, index: int) -> OuterSum:

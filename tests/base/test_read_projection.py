@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import GPT2Config, LlamaConfig, OPTConfig, PreTrainedConfig
 
 from case_lightning.base.architecture import find_architecture
-from case_lightning.base.suffix import PIECE, PIECES_AT_ONCE, read_projection
+from case_lightning.base.partial import PIECE, PIECES_AT_ONCE, read_projection
 from tests.base.tiny_models import SIZES, VOCAB, build_model
 from tests.subspace.tiny_adapters import build_adapter, draw_tokens
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from case_lightning.base import Base
-from case_lightning.base.suffix import PIECE, read_projection
+from case_lightning.base.partial import PIECE, read_projection
 from case_lightning.baselines import MEMIT, MEMITSettings
 from case_lightning.baselines.fact_lookup import look_up
 from case_lightning.baselines.key_statistics import add_ridge, read_text, second_moments

@@ -41,7 +41,7 @@ def test_a_turn_brings_the_templates_special_tokens_and_no_others(end: bool, tai
 @pytest.mark.parametrize("n_variants", [0, 3])
 def test_each_kind_of_wording_is_seen_equally_often(tiny_model: Path, n_variants: int) -> None:
     base = load(tiny_model, TEMPLATE)
-    (prepared,) = build(base, chat=True, n_variants=n_variants)._prepare([EDIT])
+    (prepared,) = build(base, chat=True, n_variants=n_variants).prepare([EDIT])
     chat = encode_chat(base.tokenizer, EDIT.prompt, EDIT.target, end=True)
     assert torch.equal(prepared.text.encoded.tokens, encode(base.tokenizer, EDIT.prompt, EDIT.target, end=True).tokens)
     assert torch.equal(prepared.chats[0].encoded.tokens, chat.tokens)
@@ -50,7 +50,7 @@ def test_each_kind_of_wording_is_seen_equally_often(tiny_model: Path, n_variants
     assert seen[id(prepared.text)] == seen[id(prepared.chats[0])] == 900 // n_kinds
     for variant in prepared.variants:
         assert seen[id(variant)] == pytest.approx(300 / len(prepared.variants), abs=1)
-    (without,) = build(load(tiny_model, TEMPLATE), n_variants=n_variants)._prepare([EDIT])
+    (without,) = build(load(tiny_model, TEMPLATE), n_variants=n_variants).prepare([EDIT])
     assert (len(without.variants), without.chats) == (len(prepared.variants), ())
 
 

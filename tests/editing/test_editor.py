@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from case_lightning.base.suffix import read_projection
+from case_lightning.base.partial import read_projection
 from case_lightning.callbacks import SensitiveNeuronMask
 from case_lightning.editing.editor import Editor, choose_place, put_adapter
 from case_lightning.editing.encoding import encode
@@ -154,7 +154,7 @@ def test_neurons_are_chosen_by_the_fisher_information_of_their_columns(
 ) -> None:
     editor = make_editor(tiny_model, subspace={"tune_input": tune_input})
     module, subspaces = editor.module, editor.adapter.subspaces
-    module.prepare(editor._prepare(EDITS[:3]))
+    module.prepare(editor.prepare(EDITS[:3]))
     module.assign([Allocation(index, "opened", ()) for index in (0, 1, 0)])
     expected = [torch.zeros(subspaces.d_in if tune_input else subspaces.rank) for _ in range(2)]
     for index, gradient in zip((0, 1, 0), module.example_gradients(), strict=True):

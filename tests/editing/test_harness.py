@@ -11,6 +11,7 @@ from lm_eval.tasks import TaskManager
 from case_lightning import fit
 from case_lightning.editing.harness import RoutedHFLM
 from case_lightning.editing.loading import LoadedRun, load_run
+from case_lightning.subspace.held import Routes
 from tests.editing.tiny_run import UNRELATED, command, make_edits, write_edits
 
 EDITS = make_edits(4)
@@ -37,9 +38,9 @@ def make_requests(run: LoadedRun) -> list[tuple[tuple[str, str], list[int], list
 
 
 @torch.no_grad()
-def score_naively(run: LoadedRun, question: list[int], answer: list[int], route: int) -> float:
+def score_naively(run: LoadedRun, question: list[int], answer: list[int], route: Routes) -> float:
     """Log-likelihood of an answer, one row at a time, through a given route."""
-    with run.model.base_model.forced_routes(torch.tensor([route])):
+    with run.model.base_model.forced_routes(*route):
         logits = run.model(input_ids=torch.tensor([question + answer])).logits[0].log_softmax(-1)
     return float(sum(logits[len(question) + place - 1, token] for place, token in enumerate(answer)))
 
@@ -48,13 +49,15 @@ def score_naively(run: LoadedRun, question: list[int], answer: list[int], route:
 def test_answers_are_scored_through_the_routes_of_their_questions(run: LoadedRun, batch_size: int) -> None:
     found = RoutedHFLM(run, batch_size=batch_size)._loglikelihood_tokens(make_requests(run), disable_tqdm=True)
     router = run.model.base_model.router
-    routes = [int(router.route(torch.tensor([question]))) for _, question, _ in make_requests(run)]
+    routes = [router.locate(torch.tensor([question])) for _, question, _ in make_requests(run)]
     expected = [
         score_naively(run, question, answer, route)
         for (_, question, answer), route in zip(make_requests(run), routes, strict=True)
     ]
     assert [score for score, _ in found] == pytest.approx(expected, rel=1e-4)
-    assert routes[0] == routes[2] == -1 < min(routes[1], routes[3], routes[4])
+    subspaces = [int(route.subspaces) for route in routes]
+    assert subspaces[0] == subspaces[2] == -1 < min(subspaces[1], subspaces[3], subspaces[4])
+    assert all(int(route.starts) > 0 for route in routes if route.subspaces >= 0)
 
 
 def test_an_answer_that_spells_an_edited_question_is_told_from_a_question(run: LoadedRun) -> None:
@@ -82,7 +85,9 @@ def test_a_rolling_text_is_routed_by_itself(run: LoadedRun) -> None:
     requests = [(None, [1], question)]
     ours = RoutedHFLM(run, batch_size=1)._loglikelihood_tokens(requests, disable_tqdm=True)
     assert ours == stock._loglikelihood_tokens(requests, disable_tqdm=True)
-    assert ours[0][0] == pytest.approx(score_naively(run, [1], question, 0), rel=1e-4)
+    route = run.model.base_model.router.locate(torch.tensor([[1, *question]]))
+    assert route.subspaces >= 0
+    assert ours[0][0] == pytest.approx(score_naively(run, [1], question, route), rel=1e-4)
 
 
 def test_the_shipped_tasks_are_scored(run: LoadedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,23 +20,24 @@ TRAINED = [(False, {"up"}), (True, {"up", "down"})]  # whether the input is tune
 
 
 class DenseUpdate(nn.Module):
-    """A projection with a full `ΔW` beside it."""
+    """A projection with a full `ΔW` beside it, from some position on."""
 
-    def __init__(self, projection: nn.Linear) -> None:
+    def __init__(self, projection: nn.Linear, start: int) -> None:
         super().__init__()
-        self.projection = projection
+        self.projection, self.start = projection, start
         self.update = nn.Parameter(torch.zeros_like(projection.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.projection(x) + functional.linear(x, self.update)
+        acts = torch.arange(x.shape[1]) >= self.start
+        return self.projection(x) + functional.linear(x * acts[:, None], self.update)
 
 
-def differentiate(base: Base, tokens: Tensor, n_prompt: int) -> Tensor:
+def differentiate(base: Base, tokens: Tensor, n_prompt: int, start: int) -> Tensor:
     """`∂L/∂ΔW` of one edit by a plain forward of the whole model, `(d_out, d_in)`."""
     name = base.architecture.down_projections[base.architecture.default_layer]
     parent, _, child = name.rpartition(".")
     projection = base.model.get_submodule(name)
-    dense = DenseUpdate(projection)
+    dense = DenseUpdate(projection, start)
     setattr(base.model.get_submodule(parent), child, dense)
     try:
         logits = base.model(input_ids=tokens[None]).logits[0]
@@ -51,21 +52,25 @@ def editor(tiny_model: Path) -> Editor:
     return make_editor(tiny_model)
 
 
-def test_edit_gradients_are_those_of_a_dense_update(tiny_model: Path, editor: Editor) -> None:
-    base = load_tiny(tiny_model)
-    editor.module.prepare(editor._prepare(EDITS))
+@pytest.mark.parametrize("from_subject", [True, False])
+def test_edit_gradients_are_those_of_a_dense_update(tiny_model: Path, from_subject: bool) -> None:
+    base, editor = load_tiny(tiny_model), make_editor(tiny_model, subspace={"from_subject": from_subject})
+    prepared = editor.prepare(EDITS)
+    editor.module.prepare(prepared)
     found = editor.module.example_gradients()
     assert len(found) == len(EDITS)
-    for edit, gradient in zip(EDITS, found, strict=True):
+    starts = [one.text.encoded.start for one in prepared]
+    assert (max(starts) > 0) == from_subject
+    for edit, gradient, start in zip(EDITS, found, starts, strict=True):
         encoded = encode(base.tokenizer, edit.prompt, edit.target, end=True)
-        expected = differentiate(base, encoded.tokens, encoded.n_prompt)
+        expected = differentiate(base, encoded.tokens, encoded.n_prompt, start)
         delta_x = gradient.left.T @ gradient.right  # G, (d_out, d_in)
         assert expected.abs().max() > 1e-4
         torch.testing.assert_close(delta_x, -expected, rtol=1e-3, atol=1e-6)  # G is the direction of descent
 
 
 def test_gradients_do_not_depend_on_who_shares_the_pass(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = editor._prepare(EDITS)
+    prepared = editor.prepare(EDITS)
     editor.module.prepare(prepared)
     together = editor.module.gradients
     monkeypatch.setattr("case_lightning.editing.module.ASSESS_ROWS", 2)
@@ -77,7 +82,7 @@ def test_gradients_do_not_depend_on_who_shares_the_pass(editor: Editor, monkeypa
 
 def test_gradients_are_taken_at_the_initial_subspace(editor: Editor) -> None:
     """What subspaces have learned since changes nothing about them."""
-    prepared = editor._prepare(EDITS)
+    prepared = editor.prepare(EDITS)
     editor.module.prepare(prepared)
     before = editor.module.gradients
     editor.module.assign([Allocation(0, "opened", ()) for _ in EDITS])
@@ -90,7 +95,7 @@ def test_gradients_are_taken_at_the_initial_subspace(editor: Editor) -> None:
 
 def test_a_descent_step_agrees_with_the_gradient(editor: Editor) -> None:
     """The sign that makes agreement positive: moving ΔW along G lowers the loss."""
-    editor.module.prepare(editor._prepare(EDITS[:1]))
+    editor.module.prepare(editor.prepare(EDITS[:1]))
     (gradient,) = editor.module.example_gradients()
     editor.module.assign([Allocation(0, "opened", ())])
     subspaces = editor.adapter.subspaces
@@ -109,7 +114,7 @@ def test_the_frozen_model_is_not_the_modules(tiny_model: Path, tune_input: bool,
     editor = make_editor(tiny_model, subspace={"tune_input": tune_input})
     module = editor.module
     assert [name for name, _ in module.named_parameters()] == []
-    module.prepare(editor._prepare(EDITS[:2]))
+    module.prepare(editor.prepare(EDITS[:2]))
     module.assign([Allocation(0, "opened", ()), Allocation(1, "opened", (-0.5,))])
     names = {f"active.{index}.{part}" for index in range(2) for part in parts}
     assert {name for name, _ in module.named_parameters()} == set(module.state_dict()) == names
@@ -120,7 +125,7 @@ def test_the_frozen_model_is_not_the_modules(tiny_model: Path, tune_input: bool,
 def test_only_active_subspaces_are_trained(tiny_model: Path, tune_input: bool, parts: set[str]) -> None:
     editor = make_editor(tiny_model, subspace={"tune_input": tune_input})
     module = editor.module
-    module.prepare(editor._prepare(EDITS[:1]))
+    module.prepare(editor.prepare(EDITS[:1]))
     module.assign([Allocation(2, "opened", (-0.5, -0.1))])
     assert len(editor.adapter.subspaces) == 3
     assert module.members() == [0, 0, 1]

@@ -1,7 +1,6 @@
 """States kept of the frozen prefix: a run has the same bits as one that computes them anew for every step."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from case_lightning.base.suffix import Prefix
+from case_lightning.base.suffix import Prefix, Suffix
 from case_lightning.editing import batches, editor, module
 from case_lightning.editing.batches import EditBatch, PreparedEdit, PreparedText
 from case_lightning.editing.editor import Editor
+from case_lightning.editing.encoding import Encoded
+from case_lightning.editing.preparation import Preparation
 from tests.editing.tiny_run import make_editor, make_edits
 
 EDITS = make_edits(12)
@@ -34,23 +35,22 @@ class Losses(Callback):
 
 
 class Recompute:
-    """A prefix that can compute the states of a text anew, beside the same texts as the first time."""
+    """Runs the frozen layers, and can run them anew for a text, beside the same texts as the first time."""
 
-    def __init__(self, prefix: Prefix) -> None:
-        self.prefix = prefix
-        self.groups: list[list[Tensor]] = []
+    def __init__(self, prepare: Preparation) -> None:
+        self.run = prepare._run
+        self.groups: list[tuple[Prefix, Suffix, Sequence[Encoded]]] = []
         self.count = 0
 
-    def __call__(self, sequences: Sequence[Tensor]) -> list[Tensor]:
-        self.groups.append(list(sequences))
-        return self.prefix(sequences)
+    def __call__(self, prefix: Prefix, suffix: Suffix, encoded: Sequence[Encoded]) -> list[PreparedText]:
+        self.groups.append((prefix, suffix, encoded))
+        return self.run(prefix, suffix, encoded)
 
     def anew(self, text: PreparedText) -> PreparedText:
         self.count += 1
-        tokens = text.encoded.tokens
-        group = next(group for group in self.groups if any(one is tokens for one in group))
-        place = next(place for place, one in enumerate(group) if one is tokens)
-        return replace(text, states=self.prefix(group)[place])
+        group = next(group for group in self.groups if any(one is text.encoded for one in group[2]))
+        place = next(place for place, one in enumerate(group[2]) if one is text.encoded)
+        return self.run(*group)[place]
 
 
 def change_texts(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,8 @@ def test_kept_states_give_the_same_bits(
     subspace = {"storage_dtype": storage_dtype, "tune_input": tune_input}
     kept = edit_all(make_editor(tiny_model, subspace=subspace), tmp_path / "kept")
     made = make_editor(tiny_model, subspace=subspace)
-    made.prefix = made.fast_prefix = recompute = Recompute(made.prefix)  # of one dtype here
+    assert made.prepare.keeps_past
+    made.prepare._run = recompute = Recompute(made.prepare)
     change_texts(recompute.anew, monkeypatch)
     computed = edit_all(made, tmp_path / "computed")
     assert len(kept[1]) == 3 * 8 + 12
@@ -111,21 +112,26 @@ def swap_two(states: list[Tensor]) -> None:
 
 def move_by_a_bit(states: list[Tensor]) -> None:
     """Move one number by as little as it can be moved."""
-    states[0][0, 0] = torch.nextafter(states[0][0, 0], torch.tensor(torch.inf))
+    states[0][-2, 0] = torch.nextafter(states[0][-2, 0], torch.tensor(torch.inf))
 
 
-@pytest.mark.parametrize("spoil", [swap_two, move_by_a_bit])
+def move_the_past(states: list[Tensor]) -> None:
+    """Move a number before the first position that an edit acts on."""
+    states[0][0, 0] += 0.01
+
+
+@pytest.mark.parametrize("spoil", [swap_two, move_by_a_bit, move_the_past])
 def test_wrong_states_do_not_give_the_same_bits(
     tiny_model: Path, tmp_path: Path, spoil: Callable[[list[Tensor]], None]
 ) -> None:
     kept = edit_all(make_editor(tiny_model), tmp_path / "kept")
     made = make_editor(tiny_model)
-    prefix = made.prefix
+    prefix, suffix = made.prepare.exact
 
     def spoiled(sequences: Sequence[Tensor]) -> list[Tensor]:
         states = prefix(sequences)
         spoil(states)
         return states
 
-    made.prefix = spoiled
+    made.prepare.exact = (spoiled, suffix)
     assert find_difference(kept, edit_all(made, tmp_path / "spoiled")) != ""

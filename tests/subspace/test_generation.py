@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, pipeline
 
 from case_lightning.subspace import Router
+from case_lightning.subspace.held import Routes
 from tests.base.tiny_models import build_tokenizer
 from tests.subspace.tiny_adapters import OTHER, PROMPT, UNRELATED, build_adapter, build_base
 
@@ -59,14 +60,15 @@ def generate_naively(model: PeftModel, prompt: list[int], route: int) -> list[in
 @contextmanager
 def counted_routings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
-    route = Router.route
+    locate = Router.locate
 
-    def count(self: Router, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        found.append(route(self, tokens, mask))
-        return found[-1]
+    def count(self: Router, tokens: Tensor, mask: Tensor | None = None) -> Routes:
+        routes = locate(self, tokens, mask)
+        found.append(routes.subspaces)
+        return routes
 
     with monkeypatch.context() as patch:
-        patch.setattr(Router, "route", count)
+        patch.setattr(Router, "locate", count)
         yield found
 
 

@@ -1,0 +1,84 @@
+"""From an edit to what its fit sees: wordings, their tokens, and what the frozen layers make of them, run once."""
+
+from collections.abc import Sequence
+from itertools import chain, islice
+
+from case_lightning.base import Base
+from case_lightning.base.suffix import Prefix, Suffix
+from case_lightning.config import RunSettings
+from case_lightning.data import Edit
+from case_lightning.editing.batches import PreparedEdit, PreparedText
+from case_lightning.editing.encoding import Encoded, encode, encode_chat, encode_prompt, mark_start
+from case_lightning.editing.variation import vary_prompt
+from case_lightning.subspace import CaseConfig
+
+SAMPLE = "The capital of Freedonia is"  # what a model is tried on
+
+
+class Preparation:
+    """Encodes edits and their variants, and runs the frozen layers on all of them once.
+
+    What the model will be asked, prompt and chat, goes through them in the base's own dtype: a fit of one edit learns
+    the rounding of another with it. Wordings made by rule are rough anyway.
+
+    Args:
+        base: The frozen base model.
+        settings: How to edit.
+        config: The adapter's.
+        prefixes: What runs the layers below the edited one, in the base's own dtype and in the fit's.
+        suffixes: What runs the others, likewise.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        settings: RunSettings,
+        config: CaseConfig,
+        prefixes: tuple[Prefix, Prefix],
+        suffixes: tuple[Suffix, Suffix],
+    ) -> None:
+        """Try whether the positions before an edit acts can be run once, too."""
+        self.base, self.settings, self.config = base, settings, config
+        self.exact, self.fast = zip(prefixes, suffixes, strict=True)
+        (sample,) = prefixes[0]([encode_prompt(base.tokenizer, SAMPLE)])
+        self.keeps_past = config.from_subject and all(suffix.can_keep_past(sample) for suffix in suffixes)
+
+    def __call__(self, edits: Sequence[Edit], varied: bool = True) -> list[PreparedEdit]:
+        """Prepare edits.
+
+        Args:
+            edits: At least one.
+            varied: Whether with other wordings.
+        """
+        prompts = [self._encode(edit.prompt, edit) for edit in edits]
+        chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
+        wordings = [self._encode_variants(edit) if varied else [] for edit in edits]
+        exact = self._run(*self.exact, [*prompts, *chats])
+        others = iter(self._run(*self.fast, list(chain.from_iterable(wordings))))
+        made = [tuple(islice(others, len(own))) for own in wordings]
+        mine = [exact[index :: len(edits)] for index in range(len(edits))]  # each its prompt and, if any, its chat
+        return [PreparedEdit(text, own, chats=tuple(chat)) for (text, *chat), own in zip(mine, made, strict=True)]
+
+    def _run(self, prefix: Prefix, suffix: Suffix, encoded: Sequence[Encoded]) -> list[PreparedText]:
+        states = prefix([one.tokens for one in encoded])
+        if not self.keeps_past or not states:
+            return [PreparedText(one, state) for one, state in zip(encoded, states, strict=True)]
+        pasts = suffix.read_past([state[: one.start] for one, state in zip(encoded, states, strict=True)])
+        parts = zip(encoded, states, pasts, strict=True)
+        return [PreparedText(one, state[one.start :].clone(), past) for one, state, past in parts]
+
+    def _encode(self, prompt: str, edit: Edit) -> Encoded:
+        return self._mark(encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end), edit)
+
+    def _encode_variants(self, edit: Edit) -> list[Encoded]:
+        """Those other wordings that the model has room for."""
+        count, most = self.settings.training.n_variants, self.base.context_length
+        encoded = (self._encode(wording, edit) for wording in vary_prompt(edit, count, self.settings.seed))
+        return [one for one in encoded if len(one.tokens) <= most]
+
+    def _encode_chat(self, edit: Edit) -> Encoded:
+        chat = encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)
+        return self._mark(chat, edit)
+
+    def _mark(self, encoded: Encoded, edit: Edit) -> Encoded:
+        return mark_start(self.base.tokenizer, encoded, edit.subject) if self.config.from_subject else encoded
