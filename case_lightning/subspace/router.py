@@ -25,8 +25,8 @@ coverage looks for an edit's words anywhere in the query, a template or an unrel
 matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone; it is looked at
 once more where a word of it is a slip away from a subject's (see `spelling`).
 
-An edit acts on the tokens of a query from the one on by which its subject has been named for the last time: what stands
-before it answers as in the unedited model. Where an edit names no subject, it acts on all.
+An edit acts on the tokens of a query from the last one on of its subject's name, the closest together of several: what
+stands before answers as in the unedited model. Where an edit names no subject, it acts on all.
 
 References:
     [1] Khattab, Zaharia: ColBERT: efficient and effective passage search via contextualized late interaction over BERT.
@@ -67,7 +67,7 @@ class _Match(NamedTuple):
         key: Index of the key; of equally close ones the latest answers.
         relation: How far the query covers what the key says beside its subject, 0 to 1.
         subject: Positions in the query that name the subject.
-        start: The position by which it is named.
+        start: Where the name ends.
     """
 
     closeness: float
@@ -234,7 +234,7 @@ class Router:
         beside_in_query = found[in_subject].amax(0) < WEAKEST
         relation = (found[~in_subject] * beside_in_query).amax(1)
         at = (named.amax(0)[stretch] >= WEAKEST).nonzero()[:, 0] + stretch.start
-        start = stretch.start + int(self._is_named(named[:, stretch].cummax(1).values).int().argmax())
+        start = stretch.start + _find_end(named[:, stretch])
         return _Match(closeness, key, _average(relation, weights[~in_subject] * beside_in_key), at, start)
 
     def _asks_the_same(self, query: Tensor, match: "_Match") -> bool:
@@ -257,12 +257,9 @@ class Router:
     def _find_stretch(self, found: Tensor, slack: int) -> slice | None:
         """The last stretch of a query, so much longer than a subject, that names it; `found` is `(subject, query)`."""
         width = min(len(found) + slack, found.shape[1])
-        named = self._is_named(found.unfold(1, width, 1).amax(-1))  # (stretches,)
+        stretches = found.unfold(1, width, 1).amax(-1)  # (subject, stretches)
+        named = (stretches.mean(0) >= self.thresholds[0] - ROUNDING) & (stretches.amin(0) >= WEAKEST)
         return slice(int(named.nonzero()[-1]), int(named.nonzero()[-1]) + width) if named.any() else None
-
-    def _is_named(self, found: Tensor) -> Tensor:
-        """Whether a subject is named, by how far each of its tokens is found, `(subject, places)`; `(places,)`."""
-        return (found.mean(0) >= self.thresholds[0] - ROUNDING) & (found.amin(0) >= WEAKEST)
 
     def _find_candidates(self, best: Tensor) -> Tensor:
         """Whether the query names each key's subject or, where that has none, says what it says; `(keys,)`."""
@@ -294,6 +291,14 @@ class Router:
         self._segments = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
         self._in_subject = self.keys.in_subject.to(device)
         self._indexed = self.keys.tokens
+
+
+def _find_end(found: Tensor) -> int:
+    """Where the subject is named in the fewest tokens, and of such places the last: its end; `(subject, stretch)`."""
+    columns = torch.arange(found.shape[1], device=found.device)
+    latest = torch.where(found >= WEAKEST, columns, -len(columns)).cummax(1).values  # of each token so far
+    widths = columns - latest.amin(0)
+    return len(columns) - 1 - int(widths.flip(0).argmin())
 
 
 def _average(values: Tensor, weights: Tensor) -> float:

@@ -4,7 +4,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from case_lightning.data import Edit
-from case_lightning.editing.encoding import KEPT, encode, encode_answer, encode_prompt, find_subject, make_keys
+from case_lightning.editing.encoding import (
+    KEPT,
+    encode,
+    encode_answer,
+    encode_prompt,
+    find_subject,
+    make_keys,
+    mark_start,
+)
 from case_lightning.editing.variation import LONGEST, split_units, vary_prompt
 from case_lightning.subspace.router import read_ordinary_lines
 from tests.editing.tiny_run import build_tokenizer, make_edits
@@ -217,3 +225,22 @@ def test_a_passage_has_no_variants() -> None:
 def test_units_hold_the_subject_as_one() -> None:
     units = split_units(make_edit("Is Brussels in the US?", "US"))
     assert units == [("Is", False), ("Brussels", False), ("in", False), ("the", False), ("US", True), ("?", False)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "start"),
+    [
+        ("The capital of Oslo is", "Oslo", 3),
+        ("The capital of w1 w2 w3 is", "w1 w2 w3", 5),
+        ("Oslo is the capital of Oslo", "Oslo", 5),  # the last of two
+        ("w1 w2 is w1", "w1 w2", 1),
+        ("The capital of oslo is", "Oslo", 3),
+        ("The capital of Oslo is", None, 0),
+        ("The capital of Oslo is", "US", 0),
+    ],
+)
+def test_an_edit_starts_at_the_last_token_of_its_subject(prompt: str, subject: str | None, start: int) -> None:
+    encoded = encode(WORDS, prompt, "w7 w8")
+    marked = mark_start(WORDS, encoded, subject)
+    assert marked.start == start
+    assert torch.equal(marked.tokens, encoded.tokens)
