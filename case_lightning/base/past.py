@@ -84,12 +84,9 @@ def pad_past(pasts: Sequence[Past]) -> Past:
     padded = [
         _map(past.layers, lambda part: functional.pad(part, (0, 0, longest - part.shape[2], 0))) for past in pasts
     ]
-    dtype = padded[0][0][0].dtype  # texts prepared in another one are among them
-    layers = tuple(
-        (torch.cat([keys.to(dtype) for keys, _ in rows]), torch.cat([values.to(dtype) for _, values in rows]))
-        for rows in zip(*padded, strict=True)
-    )
-    return Past(layers, lengths.to(layers[0][0].device))
+    layers = [tuple(zip(*rows, strict=True)) for rows in zip(*padded, strict=True)]  # keys and values of all rows
+    joined = tuple((torch.cat(keys), torch.cat(values)) for keys, values in layers)
+    return Past(joined, lengths.to(joined[0][0].device))
 
 
 def _map(layers: Layers, change: Callable[[Tensor], Tensor]) -> Layers:

@@ -224,7 +224,7 @@ class CaseModel(BaseTuner):
             routes = self._choose_routes(text, held if continues else None)
             if routes is not None:
                 routes = routes.repeated(inputs["inputs_embeds"] if tokens is None else tokens)
-                layer.routes, layer.starts = routes.subspaces, routes.starts - past
+                layer.routes, layer.starts = routes.subspaces, None if continues else routes.starts - past
         self._held = Held(held.routes if continues else routes, text)
         if cache is not None:
             setattr(cache, HELD, self._held)
