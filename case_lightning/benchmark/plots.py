@@ -66,10 +66,10 @@ def draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
     figure = Figure(figsize=(INCHES * len(titles), INCHES / 3 + ROW * len(methods)), layout="constrained")
     axes = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        axis.set(xlabel=title, xscale="log" if name == "perplexity_median" else "linear")  # before what it shall fit
         axis.hlines(methods, least[name], most[name])
         axis.plot(mean[name], methods, "o", markersize=4)
         axis.axvline(mean[name].iloc[-1], linewidth=0.8, linestyle=":")  # the first method, to compare with
-        axis.set(xlabel=title, xscale="log" if name == "perplexity_median" else "linear")
         axis.grid(alpha=0.3)
     return figure
 
