@@ -25,8 +25,8 @@ coverage looks for an edit's words anywhere in the query, a template or an unrel
 matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone; it is looked at
 once more where a word of it is a slip away from a subject's (see `spelling`).
 
-An edit acts on the tokens of a query from the last one on of its subject's name, the closest together of several: what
-stands before answers as in the unedited model. Where an edit names no subject, it acts on all.
+An edit acts on the tokens of a query from the last one on of its subject's name, the last of several: what stands
+before answers as in the unedited model. Where an edit names no subject, it acts on all.
 
 References:
     [1] Khattab, Zaharia: ColBERT: efficient and effective passage search via contextualized late interaction over BERT.
@@ -232,10 +232,10 @@ class Router:
         vectors = self._vectors[places]
         beside_in_key = (vectors[~in_subject] @ vectors[in_subject].T).amax(1) < WEAKEST - ROUNDING
         beside_in_query = found[in_subject].amax(0) < WEAKEST
-        relation = (found[~in_subject] * beside_in_query).amax(1)
+        asked = (found[~in_subject] * beside_in_query).amax(1)
         at = (named.amax(0)[stretch] >= WEAKEST).nonzero()[:, 0] + stretch.start
-        start = stretch.start + _find_end(named[:, stretch])
-        return _Match(closeness, key, _average(relation, weights[~in_subject] * beside_in_key), at, start)
+        relation = _average(asked, weights[~in_subject] * beside_in_key)
+        return _Match(closeness, key, relation, at, _find_end(named))
 
     def _asks_the_same(self, query: Tensor, match: "_Match") -> bool:
         """Whether a query that names a key's subject asks of it what the key asks."""
@@ -294,11 +294,21 @@ class Router:
 
 
 def _find_end(found: Tensor) -> int:
-    """Where the subject is named in the fewest tokens, and of such places the last: its end; `(subject, stretch)`."""
-    columns = torch.arange(found.shape[1], device=found.device)
-    latest = torch.where(found >= WEAKEST, columns, -len(columns)).cummax(1).values  # of each token so far
-    widths = columns - latest.amin(0)
-    return len(columns) - 1 - int(widths.flip(0).argmin())
+    """Where a query's name for a subject ends: the last that is as like it as any, word for word or else in any order.
+
+    Args:
+        found: Likeness of the subject's tokens to the query's, `(subject, query)`.
+    """
+    best = found >= found.amax(1, keepdim=True) - ROUNDING
+    length, width = found.shape
+    if length <= width:
+        in_order = torch.stack([row[place : width - length + 1 + place] for place, row in enumerate(best)]).all(0)
+        if in_order.any():
+            return int(in_order.nonzero()[-1]) + length - 1
+    columns = torch.arange(width, device=found.device)
+    latest = torch.where(best, columns, -width).cummax(1).values  # of each token so far
+    closest = (columns - latest.amin(0)).flip(0).argmin()  # the last of the shortest stretches
+    return width - 1 - int(closest)
 
 
 def _average(values: Tensor, weights: Tensor) -> float:
