@@ -313,7 +313,12 @@ class Editor:
 
     def _fit(self, data: IterableDataset[EditBatch], trainer: Trainer) -> None:
         trainer.fit_loop.max_epochs = trainer.current_epoch + 1
-        trainer.fit(self.module, DataLoader(data, batch_size=None))
+        try:
+            trainer.fit(self.module, DataLoader(data, batch_size=None))
+        except SystemExit as ended:
+            if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning makes the one of the other
+                raise KeyboardInterrupt from ended
+            raise
         self.tuner.case_layer._move_adapter_to_device_of_base_layer("default")  # a fit ends with its module on the CPU
 
     def _commit(self, edits: Sequence[Edit]) -> None:

@@ -165,12 +165,18 @@ class Session:
 
     @contextmanager
     def _taken_back_on_failure(self) -> Iterator[None]:
-        """Where a change fails at any step, go back to what the ledger says: a later one is not to carry it along."""
+        """Where a change fails at any step, go back to what the ledger says: a later one is not to carry it along.
+
+        A process that is told to end ends at once: the folder is right as it is, and to load all of it would take long.
+        """
         try:
             yield
-        except BaseException:
+        except Exception:
             if self.folder.started:
                 self.restore(self.store.find())
+            raise
+        except BaseException:
+            self.intact = False
             raise
 
     def _take(self, model: PeftModel) -> None:

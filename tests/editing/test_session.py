@@ -1,5 +1,6 @@
 """An open run: cut off and resumed, gone on with, undone and redone. The same edits always leave the same bits."""
 
+import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Stream
@@ -193,6 +195,40 @@ def test_a_diverging_fit_is_taken_back(tiny_model: Path, tmp_path: Path) -> None
     session.edit(EDITS[8:], STREAM, point=True)
     whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS, finish=False)
     assert state_of(session) == state_of(whole)
+
+
+class Interrupt(Callback):
+    """The user's Ctrl-C, or the system's request to end, in the second step of a fit."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        if i == 1:
+            raise self.kind
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_a_fit_that_is_interrupted_ends_at_once_and_the_run_goes_on_later(
+    tiny_model: Path, tmp_path: Path, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    session = write(open_session(tiny_model, tmp_path / "cut"), EDITS[:4], finish=False)
+    session.editor.trainer.callbacks.append(Interrupt(kind))
+    restored: list[object] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "restore", lambda *_: restored.append(1))
+        with pytest.raises(kind):
+            session.edit(EDITS[4:8], STREAM)
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it off
+    assert not restored
+    assert not session.intact
+    resumed = open_session(tiny_model, tmp_path / "cut")
+    resumed.edit(EDITS[4:8], STREAM, point=True)
+    whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS[:8], finish=False)
+    assert state_of(resumed) == state_of(whole)
 
 
 @pytest.mark.parametrize("at", ["write", "enter", "publish", "replace_adapter", "_thin"])
