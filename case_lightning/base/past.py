@@ -40,17 +40,13 @@ class Past:
         return Past(_map(self.layers, lambda part: part.to(device)), self.lengths.to(device))
 
     def fill_cache(self, n_below: int, dtype: torch.dtype) -> DynamicCache:
-        """A key-value cache that holds it; the layers below the edited one, which are not run, get zeros of one width.
+        """A key-value cache that holds it.
 
         Args:
-            n_below: How many layers these are.
+            n_below: How many layers are below the edited one.
             dtype: Of the layers that are run.
         """
-        cache = DynamicCache()
-        keys = self.layers[0][0]
-        nothing = keys.new_zeros(keys.shape[0], 1, keys.shape[2], 1)
-        for index in range(n_below):
-            cache.update(nothing, nothing, index)
+        cache = begin_cache(n_below, self.layers[0][0][:, :1, :, :1])
         for index, (keys, values) in enumerate(self.layers, n_below):
             cache.update(keys.to(dtype), values.to(dtype), index)
         return cache
@@ -65,6 +61,19 @@ class Past:
         columns = torch.arange(longest + width, device=self.lengths.device)
         mask = columns >= (longest - self.lengths)[:, None]
         return mask.long(), self.lengths[:, None] + torch.arange(width, device=self.lengths.device)
+
+
+def begin_cache(n_below: int, like: Tensor) -> DynamicCache:
+    """A key-value cache in which the layers that are not run hold zeros, and the others nothing yet.
+
+    Args:
+        n_below: How many are not run.
+        like: A tensor of the shape that each shall hold, `(batch, 1, past, 1)`.
+    """
+    cache, zeros = DynamicCache(), torch.zeros_like(like)
+    for index in range(n_below):
+        cache.update(zeros, zeros, index)
+    return cache
 
 
 def read_cache(cache: DynamicCache, n_below: int, lengths: Sequence[int]) -> list[Past]:

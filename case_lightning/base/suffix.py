@@ -16,13 +16,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from typing_extensions import override
 
 from case_lightning.base.architecture import Architecture
 from case_lightning.base.grouping import choose_overhead, group_rows
 from case_lightning.base.partial import ReachedError, bring_out, run_until_reached
-from case_lightning.base.past import Past, pad_past, read_cache
+from case_lightning.base.past import Past, begin_cache, pad_past, read_cache
 from case_lightning.base.twin import copy_structure, set_attention
 
 FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # processor capabilities
@@ -178,10 +178,7 @@ class Suffix:
         padded = pad_sequence(list(states), batch_first=True).to(self.dtype)
         if not padded.shape[1]:
             padded = padded.new_zeros(len(padded), 1, padded.shape[2])  # a model is never run on nothing
-        nothing = padded.new_zeros(len(padded), 1, 0, 0)
-        cache = DynamicCache()
-        for index in range(self.n_below):
-            cache.update(nothing, nothing, index)
+        cache = begin_cache(self.n_below, padded.new_zeros(len(padded), 1, 0, 1))
         with _handed_over(self.entry, padded):
             self.model.base_model(
                 inputs_embeds=self._stand_in_embeddings(padded), past_key_values=cache, use_cache=True

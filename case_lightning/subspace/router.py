@@ -174,7 +174,9 @@ class Router:
         nearest, starts = self._match_rows(tokens, mask)
         subspaces = self.keys.subspaces.to(nearest.device).long()
         routes = subspaces[nearest.clamp_min(0)] if len(self.keys) else nearest
-        return Routes(torch.where(nearest >= 0, routes, UNEDITED), starts if self.from_subject else starts * 0)
+        return Routes(
+            torch.where(nearest >= 0, routes, UNEDITED), starts if self.from_subject else torch.zeros_like(starts)
+        )
 
     def locate_each(self, prompts: Sequence[Tensor]) -> Routes:
         """The same for prompts of any length, each alone, `(length,)`."""
