@@ -86,6 +86,15 @@ class EditDataModule(LightningDataModule):
         self.dropped = len(edits) - len(self.edits)
         if self.dropped:
             rank_zero_warn(f"{self.path}: {self.dropped} edits dropped: their prompt comes again later in their batch")
+        self._warn_of_subjects()
+
+    def _warn_of_subjects(self) -> None:
+        strangers = [one for one in self._records if one.subject and one.subject.lower() not in one.prompt.lower()]
+        if strangers:
+            rank_zero_warn(
+                f"{self.path}: in {len(strangers)} of {len(self._records)} edits the prompt does not name the subject, so "
+                f"it answers only what says much the same; the first: edit {strangers[0].id!r}, {strangers[0].subject!r}"
+            )
 
     @property
     def edits(self) -> list[Edit]:

@@ -194,9 +194,9 @@ class RunFolder:
 
     def _check_method(self, settings: RunSettings) -> None:
         """Refuse to go on with a run in another way than it was begun."""
-        before, now = _fill_in(self.read_config()), asdict(settings)
+        before, now = _take_fixed(_fill_in(self.read_config())), _take_fixed(asdict(settings))
         for section in before.keys() | now.keys():
-            if section not in CHANGEABLE and before.get(section) != now.get(section):
+            if before.get(section) != now.get(section):
                 raise RunError(
                     f"run_dir: {self.path} holds a run with other settings: {_describe_change(before, now, section)}; "
                     f"go on with those of its config.yaml, or give another folder with --run_dir"
@@ -216,6 +216,12 @@ def _fill_in(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         filled[name] = filled[name] | value if isinstance(filled.get(name), dict) else value
     return filled
+
+
+def _take_fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that hold for all streams of a run: not the base model's device, either."""
+    fixed = {name: value for name, value in config.items() if name not in CHANGEABLE}
+    return fixed | {"base": {name: value for name, value in fixed["base"].items() if name != "device"}}
 
 
 def _describe_change(before: dict[str, Any], now: dict[str, Any], section: str) -> str:

@@ -42,6 +42,8 @@ def test_a_finished_run_is_recognised_by_its_settings(tmp_path: Path) -> None:
     Ledger(folder.ledger).enter_stream(STREAM)
     settings.data.limit = 3
     folder.check_usable(settings)  # other edits: the run goes on
+    settings.base.device = "cuda:1"
+    folder.check_usable(settings)  # elsewhere, too
     settings.training.steps += 1
     assert not folder.repeats(settings)
     with pytest.raises(RunError, match=r"holds a run with other settings: training\.steps was 8, is 9; go on with"):
