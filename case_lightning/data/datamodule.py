@@ -91,9 +91,10 @@ class EditDataModule(LightningDataModule):
     def _warn_of_subjects(self) -> None:
         strangers = [one for one in self._records if one.subject and one.subject.lower() not in one.prompt.lower()]
         if strangers:
+            n_edits, first = len(self._records), strangers[0]
             rank_zero_warn(
-                f"{self.path}: in {len(strangers)} of {len(self._records)} edits the prompt does not name the subject, so "
-                f"it answers only what says much the same; the first: edit {strangers[0].id!r}, {strangers[0].subject!r}"
+                f"{self.path}: in {len(strangers)} of {n_edits} edits the prompt does not name the subject, so it answers "
+                f"only what says much the same; the first: edit {first.id!r}, {first.subject!r}"
             )
 
     @property
