@@ -67,7 +67,7 @@ class SubspaceSettings:
     scale: float = 1.0
     n_directions: int = 16
     tune_input: bool = False
-    from_subject: bool = True
+    from_subject: bool = False
     subject_threshold: float = 0.8
     relation: Literal["states", "words"] = "states"
     relation_threshold: float | None = None

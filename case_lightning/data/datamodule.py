@@ -93,8 +93,8 @@ class EditDataModule(LightningDataModule):
         if strangers:
             n_edits, first = len(self._records), strangers[0]
             rank_zero_warn(
-                f"{self.path}: in {len(strangers)} of {n_edits} edits the prompt does not name the subject, so it answers "
-                f"only what says much the same; the first: edit {first.id!r}, {first.subject!r}"
+                f"{self.path}: in {len(strangers)} of {n_edits} edits the prompt does not name the subject, so it "
+                f"answers only what says much the same; the first: edit {first.id!r}, {first.subject!r}"
             )
 
     @property

@@ -25,8 +25,8 @@ coverage looks for an edit's words anywhere in the query, a template or an unrel
 matter. A query that names no edited subject, as nearly all do, is decided from its tokens alone; it is looked at
 once more where a word of it is a slip away from a subject's (see `spelling`).
 
-An edit acts on the tokens of a query from the last one on of its subject's name, the last of several: what stands
-before answers as in the unedited model. Where an edit names no subject, it acts on all.
+An edit acts on the whole query or, with `from_subject`, from the last token on of its subject's name, the last of
+several: what stands before answers as in the unedited model. Where an edit names no subject, it acts on all.
 
 References:
     [1] Khattab, Zaharia: ColBERT: efficient and effective passage search via contextualized late interaction over BERT.

@@ -71,7 +71,8 @@ def make_settings(model: Path | str = "", **sections: dict[str, Any]) -> RunSett
     settings = RunSettings()
     settings.base.model, settings.base.device = str(model), "cpu"
     defaults = {
-        "subspace": {"rank": 4, "relation": "words"},  # states of random models mean nothing
+        # states of random models mean nothing; where an edit acts is one thing more to get right
+        "subspace": {"rank": 4, "relation": "words", "from_subject": True},
         "training": {
             "steps": 8,
             "learning_rate": 0.02,
@@ -109,6 +110,7 @@ def command(model: Path, data: Path, run: Path, *more: str) -> list[str]:
         "data.batch_size": 4,
         "subspace.rank": 4,
         "subspace.relation": "words",
+        "subspace.from_subject": "true",
         "conflict.max_subspaces": 3,
         "training.steps": 5,
         "training.learning_rate": 0.02,
