@@ -30,7 +30,9 @@ def place(place: Place, byte_base: Path) -> Place:
 
 
 def write(place: Place, **fields: str) -> Path:
-    record = {"prompt": "The capital of Freedonia is", "target": "Freeville", "subject": "Freedonia"} | fields
+    record = {"prompt": "The capital of Freedonia is", "target": "Freeville"} | fields
+    if "Freedonia" in record["prompt"]:
+        record = {"subject": "Freedonia"} | record
     return place.write("edits.jsonl", json.dumps(record))
 
 
