@@ -16,8 +16,9 @@ from pathlib import Path
 from torch import Tensor
 
 from case_lightning.data import Edit
+from case_lightning.data.subjects import find_subject
 from case_lightning.editing.answering import RoutedModel
-from case_lightning.editing.encoding import encode_prompt, encode_turns, find_subject
+from case_lightning.editing.encoding import encode_prompt, encode_turns
 from case_lightning.editing.loading import LoadedRun, load_run
 from case_lightning.editing.run import quiet_libraries
 

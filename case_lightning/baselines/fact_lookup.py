@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from case_lightning.base import Base
 from case_lightning.data import Edit
-from case_lightning.editing.encoding import Encoded, encode, find_subject
+from case_lightning.data.subjects import find_subject
+from case_lightning.editing.encoding import Encoded, encode
 
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 PREFIX_TOKENS = 10  # written after an opening

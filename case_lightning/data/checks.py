@@ -7,6 +7,7 @@
 | no id and no case_id | the record's number from 0; `record-N` if another record was given that number as its id |
 | an optional field blank, empty, null or missing | as if it were not there |
 | an optional field that is not text | error |
+| a subject that the prompt does not contain | as if there were none, with a warning that counts them |
 | half of a surrogate pair in a text | error |
 | a prompt or target of which the tokenizer makes no token | error |
 | a question of any kind, with its answer, longer than the context | error that names both lengths |

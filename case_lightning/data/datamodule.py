@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from case_lightning.data.checks import check_fits, split_batches
 from case_lightning.data.edit import Edit
 from case_lightning.data.reading import EditReader, OnError, check_count
+from case_lightning.data.subjects import find_subject
 
 
 class EditDataModule(LightningDataModule):
@@ -89,7 +90,7 @@ class EditDataModule(LightningDataModule):
         self._warn_of_subjects()
 
     def _warn_of_subjects(self) -> None:
-        strangers = [one for one in self._records if one.subject and one.subject.lower() not in one.prompt.lower()]
+        strangers = [one for one in self._records if one.subject and find_subject(one.prompt, one.subject) is None]
         if strangers:
             n_edits, first = len(self._records), strangers[0]
             rank_zero_warn(

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from case_lightning.data import Edit
+from case_lightning.data.subjects import find_names, find_subject
 
 SHORT = 4  # letters of a subject that is not looked for in lower case
 KEPT = 32  # tokens of a router key beside the subject's
@@ -126,29 +127,10 @@ def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: b
     return Encoded(torch.cat([head, tail]), len(head))
 
 
-def find_subject(prompt: str, subject: str | None) -> tuple[int, int] | None:
-    """Where a prompt first names its subject.
-
-    Returns:
-        Start and end; `None` where there is no subject or the prompt does not contain it.
-    """
-    return next(iter(_find_names(prompt, subject)), None)
-
-
-def _find_names(prompt: str, subject: str | None) -> list[tuple[int, int]]:
-    """Where a prompt names its subject: as whole words if it ever does, and of these in the subject's own case."""
-    named = re.escape((subject or "").strip())
-    if not named:
-        return []
-    words = rf"(?<!\w){named}(?!\w)"
-    patterns = (re.compile(words), re.compile(words, re.IGNORECASE), re.compile(named, re.IGNORECASE))
-    return next((found for one in patterns if (found := [match.span() for match in one.finditer(prompt)])), [])
-
-
 def mark_start(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, subject: str | None) -> Encoded:
     """Have an edit act from where its prompt has last named its subject, on the last token of that."""
     prompt = encoded.prompt
-    names = _find_names(_decode(tokenizer, prompt), subject)
+    names = find_names(_decode(tokenizer, prompt), subject)
     if not names:
         return encoded
     end = names[-1][1]

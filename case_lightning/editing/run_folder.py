@@ -219,7 +219,7 @@ def _fill_in(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that hold for all streams of a run: not the base model's device, either."""
+    """The settings that every stream of a run shares; the base model's device is not one of them."""
     fixed = {name: value for name, value in config.items() if name not in CHANGEABLE}
     return fixed | {"base": {name: value for name, value in fixed["base"].items() if name != "device"}}
 

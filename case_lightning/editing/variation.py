@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from case_lightning.data import Edit
-from case_lightning.editing.encoding import find_subject
+from case_lightning.data.subjects import find_subject
 from case_lightning.editing.forms import QUESTIONS, STATEMENTS, Unit, find_core, is_question, join_words, put_in_form
 from case_lightning.subspace.router import read_ordinary_lines
 

@@ -144,7 +144,7 @@ def test_dropped_edits_are_counted(write_edits: WriteEdits) -> None:
 
 def test_a_subject_that_its_prompt_does_not_name_is_told(tmp_path: Path) -> None:
     path = tmp_path / "edits.jsonl"
-    subjects = ("the TOWN of Ebsford", "Ebsfort", None, "Ebsford")
+    subjects = ("the TOWN of Ebsford", "Ebsfort", None, " Ebsford ")
     records = [{"prompt": f"Who is the mayor of the town of Ebsford, {i}?", "target": "x"} for i in range(4)]
     named = [record | {"subject": subject} for record, subject in zip(records, subjects, strict=True)]
     path.write_text("\n".join(map(json.dumps, named)))

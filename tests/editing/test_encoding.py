@@ -4,12 +4,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from case_lightning.data import Edit
+from case_lightning.data.subjects import find_subject
 from case_lightning.editing.encoding import (
     KEPT,
     encode,
     encode_answer,
     encode_prompt,
-    find_subject,
     make_keys,
     mark_start,
 )
