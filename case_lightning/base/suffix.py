@@ -217,6 +217,19 @@ class Suffix:
         finally:
             handle.remove()
 
+    @torch.no_grad()
+    def run_to_edited(self, states: Tensor, rows: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
+        """What enters the edited projection, `(batch, seq, d_in)`; arguments as of a call."""
+
+        def leave(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            raise ReachedError(args[0].reshape(*states.shape[:2], -1))  # some models flatten what enters their MLPs
+
+        handle = self.edited.register_forward_pre_hook(leave)
+        try:
+            return bring_out(partial(self._run, states, rows, columns, past))
+        finally:
+            handle.remove()
+
     def _run(self, states: Tensor, rows: Tensor, columns: Tensor, past: Past | None) -> Any:  # noqa: ANN401  as the model returns
         states = states.to(self.dtype)
         spared = _nothing_beside(self.top_mlp, rows, columns) if self.top_mlp else nullcontext()

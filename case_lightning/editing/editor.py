@@ -24,7 +24,7 @@ from case_lightning.editing.consolidation import PassData, find_resting, find_to
 from case_lightning.editing.encoding import make_keys
 from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
-from case_lightning.editing.method_callbacks import EditActivationMemory, EditNeuronMask
+from case_lightning.editing.method_callbacks import EditActivationMemory, EditKeyProtection, EditNeuronMask, name_weight
 from case_lightning.editing.module import EditModule, run_suffix
 from case_lightning.editing.preparation import Preparation
 from case_lightning.errors import ConfigError
@@ -141,7 +141,10 @@ class Editor:
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)
         kind = training.mask
         self.masks = [] if kind == "none" else [EditNeuronMask(kind, training.mask_size, settings.seed)]
-        self.callbacks: list[Callback] = [self.allocation, self.memory, *self.masks]
+        protects = training.protection > 0 and not self.config.tune_input  # a tuned `A` reads past edits otherwise
+        self.protection = EditKeyProtection(training.protection) if protects else None
+        protection = [self.protection] if self.protection else []
+        self.callbacks: list[Callback] = [self.allocation, self.memory, *self.masks, *protection]
         self.plots = MethodPlots("edits") if log_dir and settings.trainer.logger == "tensorboard" else None
         plots = [self.plots] if self.plots else []
         self.trainer = _build_trainer(base, settings, log_dir, [*self.callbacks, *plots, *callbacks])
@@ -336,6 +339,8 @@ class Editor:
         return self.settings.seed * 1_000_003 + self.n_made
 
     def _note(self, edits: Sequence[Edit], prepared: Sequence[PreparedEdit]) -> None:
+        for one in prepared if self.protection else ():
+            self.protection.learn(name_weight(one.subspace), self.module.read_keys(one))
         self.subspaces += [one.subspace for one in prepared]
         self.edits += edits
         self.past += prepared

@@ -1,5 +1,6 @@
 """The method's callbacks with what they can know of an `EditModule`: shorter ways to the same figures."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
-from case_lightning.callbacks import ActivationMemory, SensitiveNeuronMask
+from case_lightning.callbacks import ActivationMemory, KeyProtection, SensitiveNeuronMask
 from case_lightning.editing.module import EditModule
 from case_lightning.method.sensitivity import keep_most_sensitive, keep_random, measure_fisher, measure_magnitude
 
@@ -82,3 +83,31 @@ class EditActivationMemory(ActivationMemory):
         zero = torch.zeros(len(inputs), 1, subspaces.d_out, device=inputs.device)
         answers: Tensor = subspaces(zero, inputs[:, None], routes)
         return answers[:, 0]
+
+
+class EditKeyProtection(KeyProtection):
+    """Protection of what subspaces read of past edits: the features `A x`, where `A` is fixed.
+
+    They are not kept with a run: an editor that takes past edits up reads them again.
+
+    Args:
+        strength: How much past answers weigh against a change of `B`.
+    """
+
+    def __init__(self, strength: float) -> None:
+        """Name no module: features come from the editor, edit by edit."""
+        super().__init__(strength=strength)
+
+    @override
+    def weights(self, pl_module: LightningModule) -> Mapping[str, Tensor]:
+        assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
+        return {name_weight(int(index)): parameters["up"] for index, parameters in pl_module.active.items()}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+def name_weight(subspace: int) -> str:
+    """Name of the tuned output side `B` of a subspace among the parameters of an `EditModule`."""
+    return f"active.{subspace}.up"

@@ -98,6 +98,19 @@ class EditModule(LightningModule):
             self.counts += [0] * (index + 1 - len(self.counts))
             self.counts[index] += 1
 
+    def read_keys(self, edit: PreparedEdit) -> Tensor:
+        """What its subspace reads of an edit, features `A x` at all positions that it acts on, `(keys, rank)`.
+
+        Of every wording, each weighing as much as it is likely in a step: the squares sum to those of one wording.
+        """
+        kinds = [kind for kind in ((edit.text,), edit.variants, edit.chats) if kind]
+        texts = [(text, (len(kinds) * len(kind)) ** -0.5) for kind in kinds for text in kind]
+        batch = collate([edit] * len(texts), [text for text, _ in texts])
+        inputs = self.suffix.run_to_edited(batch.states, batch.rows, batch.columns, batch.past).float()
+        starts = batch.starts.tolist()
+        rows = [inputs[row, starts[row] : len(text.states)] * weight for row, (text, weight) in enumerate(texts)]
+        return torch.cat(rows) @ self.layer.adapter.subspaces.basis(edit.subspace).float().T
+
     def example_gradients(self) -> list[OuterSum]:
         """The edit gradient of every new edit."""
         return [OuterSum.from_gradient(delta, x) for delta, x in self.gradients]
