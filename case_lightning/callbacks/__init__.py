@@ -6,4 +6,11 @@ from case_lightning.callbacks.key_protection import KeyProtection
 from case_lightning.callbacks.method_plots import MethodPlots
 from case_lightning.callbacks.sensitive_neuron_mask import SensitiveNeuronMask
 
-__all__ = ["ActivationMemory", "Allocatable", "ConflictAllocation", "KeyProtection", "MethodPlots", "SensitiveNeuronMask"]
+__all__ = [
+    "ActivationMemory",
+    "Allocatable",
+    "ConflictAllocation",
+    "KeyProtection",
+    "MethodPlots",
+    "SensitiveNeuronMask",
+]

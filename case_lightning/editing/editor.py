@@ -339,8 +339,9 @@ class Editor:
         return self.settings.seed * 1_000_003 + self.n_made
 
     def _note(self, edits: Sequence[Edit], prepared: Sequence[PreparedEdit]) -> None:
-        for one in prepared if self.protection else ():
-            self.protection.learn(name_weight(one.subspace), self.module.read_keys(one))
+        if self.protection:
+            for one in prepared:
+                self.protection.learn(name_weight(one.subspace), self.module.read_keys(one))
         self.subspaces += [one.subspace for one in prepared]
         self.edits += edits
         self.past += prepared

@@ -101,7 +101,8 @@ class EditKeyProtection(KeyProtection):
     @override
     def weights(self, pl_module: LightningModule) -> Mapping[str, Tensor]:
         assert isinstance(pl_module, EditModule)  # noqa: S101  for the type checker
-        return {name_weight(int(index)): parameters["up"] for index, parameters in pl_module.active.items()}
+        subspaces = pl_module.layer.adapter.subspaces
+        return {name_weight(int(index)): subspaces.up[int(index)] for index in pl_module.active}
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -77,4 +77,5 @@ def turn_away(change: Tensor, shield: Tensor) -> Tensor:
         `D P ‖D‖ / ‖D P‖`, `(rows, width)`.
     """
     turned = change @ shield
-    return turned * (change.norm() / turned.norm().clamp_min(torch.finfo(turned.dtype).tiny))
+    same: Tensor = turned * (change.norm() / turned.norm().clamp_min(torch.finfo(turned.dtype).tiny))
+    return same

@@ -1,5 +1,6 @@
 """The edit gradient, against autograd with respect to a dense update of the same projection."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from case_lightning.base import Base
-from case_lightning.editing.batches import collate
+from case_lightning.base.partial import read_inputs
+from case_lightning.editing.batches import PreparedText, collate
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.encoding import encode
 from case_lightning.method.allocation import Allocation
@@ -131,3 +133,55 @@ def test_only_active_subspaces_are_trained(tiny_model: Path, tune_input: bool, p
     assert module.members() == [0, 0, 1]
     trained = {name for name, parameter in editor.adapter.subspaces.named_parameters() if parameter.requires_grad}
     assert trained == {f"{part}.2" for part in parts}
+
+
+@pytest.mark.parametrize("from_subject", [True, False])
+def test_keys_are_the_features_of_every_wording(tiny_model: Path, from_subject: bool) -> None:
+    base = load_tiny(tiny_model)
+    editor = make_editor(tiny_model, subspace={"from_subject": from_subject}, training={"n_variants": 3})
+    editor.adapter.subspaces.open()
+    prepared = replace(editor.prepare(EDITS[:1])[0], subspace=0)
+    projection = base.model.get_submodule(base.architecture.down_projections[base.architecture.default_layer])
+    assert len(prepared.variants) > 1
+
+    def square(text: PreparedText) -> Tensor:
+        (inputs,) = read_inputs(base.model, [projection], text.encoded.tokens[None])
+        features = inputs[0, text.encoded.start :] @ editor.adapter.subspaces.basis(0).T
+        return features.T @ features
+
+    variants = sum(square(text) for text in prepared.variants) / len(prepared.variants)
+    keys = editor.module.read_keys(prepared)
+    torch.testing.assert_close(keys.T @ keys, (square(prepared.text) + variants) / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_past_edits_are_protected_as_when_they_were_made(tiny_model: Path) -> None:
+    settings = {"subspace": {"rank": 64}, "consolidation": {"every": 0}, "memory": {"weight": 0.0}}
+    made, again = make_editor(tiny_model, **settings), make_editor(tiny_model, **settings)
+    made.edit(EDITS[:3])
+    made.edit(EDITS[3:])
+    for _ in range(max(made.subspaces) + 1):
+        again.adapter.subspaces.open()
+    again.recall(EDITS[:3], made.subspaces[:3])
+    again.recall(EDITS[3:], made.subspaces[3:])
+    assert made.protection
+    assert again.protection
+    for name, moment in made.protection.moments.items():
+        assert moment.total.any()
+        assert torch.equal(moment.total, again.protection.moments[name].total)
+        assert moment.count == again.protection.moments[name].count
+
+
+def test_protection_keeps_past_edits_without_rehearsal(tiny_model: Path) -> None:
+    losses = {}
+    for strength in (0.0, 1.0):
+        training = {"n_rehearsed": 0, "protection": strength, "steps": 30}
+        sections = {"subspace": {"rank": 64}, "consolidation": {"every": 0}, "conflict": {"max_subspaces": 1}}
+        editor = make_editor(tiny_model, training=training, memory={"weight": 0.0, "size": 0}, **sections)
+        editor.edit(EDITS[:2])
+        editor.edit(EDITS[2:])
+        losses[strength] = editor.check(range(len(EDITS)))[0]
+    assert sum(losses[1.0][:2]) < 0.7 * sum(losses[0.0][:2])
+
+
+def test_a_tuned_input_side_is_not_protected(tiny_model: Path) -> None:
+    assert make_editor(tiny_model, subspace={"tune_input": True}).protection is None
