@@ -115,8 +115,8 @@ class TrainingSettings:
         learning_rate: Of Adam.
         weight_decay: Of AdamW.
         n_rehearsed: Past edits beside the new ones of a step.
-        protection: How much the answers of a subspace to past edits weigh against changing them in a step; 0 turns it
-            off.
+        protection: How much what a subspace answers to past edits weighs against a step; 0 turns it off. Without effect
+            where `A` is tuned.
         n_variants: Wordings of each prompt made by rule and fitted beside it.
         chat: Whether each prompt is fitted as a turn of a conversation, too, in the tokenizer's chat template.
         append_end: Whether a target ends with the end-of-sequence token, so that an answer stops after it.
@@ -133,7 +133,7 @@ class TrainingSettings:
     learning_rate: float = 1.25e-3
     weight_decay: float = 0.0
     n_rehearsed: int = 10
-    protection: float = 0.1
+    protection: float = 0.0
     n_variants: int = 4
     chat: bool = False
     append_end: bool = True

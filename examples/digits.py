@@ -17,7 +17,7 @@ from sklearn import datasets, utils
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from case_lightning.callbacks import ActivationMemory, ConflictAllocation, SensitiveNeuronMask
+from case_lightning.callbacks import ActivationMemory, ConflictAllocation, KeyProtection, SensitiveNeuronMask
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.conflict import OuterSum
 
@@ -93,12 +93,14 @@ class Adapted(TwoLayers):
 
 
 HIDDEN_LAYER = {"network.0.weight": 0, "network.0.bias": 0}  # the axis of each parameter along which its neurons lie
+LAYERS = ["network.0", "network.2"]
 ADAPTERS = {f"up.{index}": 0 for index in range(SUBSPACES)}
 METHODS: dict[str, Callable[[], tuple[TwoLayers, list[Callback]]]] = {
     "nothing": lambda: (TwoLayers(), []),
     "KNT": lambda: (TwoLayers(), [SensitiveNeuronMask(HIDDEN_LAYER)]),
     "ActivationMemory, hidden layer": lambda: (TwoLayers(), [ActivationMemory("network.0", weight=10_000)]),
     "ActivationMemory, whole network": lambda: (TwoLayers(), [ActivationMemory("network", weight=100)]),
+    "KeyProtection, both layers": lambda: (TwoLayers(), [KeyProtection(LAYERS, strength=1)]),
     "adapters, one subspace": lambda: (Adapted(), [ConflictAllocation("centred", threshold=-1)]),
     "adapters, a subspace a task": lambda: (Adapted(), [ConflictAllocation("centred", threshold=2)]),
     "CAA, published score": lambda: (Adapted(), [ConflictAllocation("raw")]),

@@ -51,6 +51,7 @@ ABOVE_ZERO = (
 ZERO_OR_MORE = (
     "training.weight_decay",
     "training.n_rehearsed",
+    "training.protection",
     "training.n_variants",
     "subspace.n_directions",
     "memory.size",

@@ -77,6 +77,7 @@ def make_settings(model: Path | str = "", **sections: dict[str, Any]) -> RunSett
             "steps": 8,
             "learning_rate": 0.02,
             "n_rehearsed": 2,
+            "protection": 0.1,
             "n_variants": 1,
             "frozen_dtype": "float32",  # on every processor
         },
@@ -116,6 +117,7 @@ def command(model: Path, data: Path, run: Path, *more: str) -> list[str]:
         "training.learning_rate": 0.02,
         "training.n_variants": 1,
         "training.n_rehearsed": 2,
+        "training.protection": 0.1,
         "consolidation.every": 5,
         "consolidation.batch_size": 3,
     }
