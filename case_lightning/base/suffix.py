@@ -207,26 +207,23 @@ class Suffix:
 
     def run_to_head(self, states: Tensor, rows: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
         """What enters the output head at given positions, `(positions, hidden)`; arguments as of a call."""
-
-        def leave(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            raise ReachedError(args[0][rows, columns])
-
-        handle = self.head.register_forward_pre_hook(leave)
-        try:
-            return bring_out(partial(self._run, states, rows, columns, past))
-        finally:
-            handle.remove()
+        return self._run_to(self.head, states, rows, columns, past)[rows, columns]
 
     @torch.no_grad()
     def run_to_edited(self, states: Tensor, rows: Tensor, columns: Tensor, past: Past | None = None) -> Tensor:
         """What enters the edited projection, `(batch, seq, d_in)`; arguments as of a call."""
+        entering = self._run_to(self.edited, states, rows, columns, past)
+        return entering.reshape(*states.shape[:2], -1)  # some models flatten what enters their MLPs
 
-        def leave(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            raise ReachedError(args[0].reshape(*states.shape[:2], -1))  # some models flatten what enters their MLPs
+    def _run_to(self, module: nn.Module, *args: Any) -> Tensor:  # noqa: ANN401  as of `_run`
+        """What enters a module."""
 
-        handle = self.edited.register_forward_pre_hook(leave)
+        def leave(_: nn.Module, entering: tuple[Tensor, ...]) -> None:
+            raise ReachedError(entering[0])
+
+        handle = module.register_forward_pre_hook(leave)
         try:
-            return bring_out(partial(self._run, states, rows, columns, past))
+            return bring_out(partial(self._run, *args))
         finally:
             handle.remove()
 

@@ -52,6 +52,11 @@ class PreparedEdit:
     subspace: int = -1
     chats: tuple[PreparedText, ...] = ()
 
+    @property
+    def kinds(self) -> list[tuple[PreparedText, ...]]:
+        """Its wordings by kind, each kind as likely in a step as another."""
+        return [kind for kind in ((self.text,), self.variants, self.chats) if kind]
+
 
 @dataclass(frozen=True)
 class EditBatch:
@@ -205,7 +210,6 @@ def share_rows(edits: Sequence[PreparedEdit], texts: Sequence[PreparedText], ran
 
 def choose_wording(edit: PreparedEdit, draw: float) -> PreparedText:
     """An edit's own wording, one of its variants or its chat, each kind equally often; `draw` is from 0 to 1."""
-    kinds = [kind for kind in ((edit.text,), edit.variants, edit.chats) if kind]
-    index, rest = divmod(draw * len(kinds), 1)
-    kind = kinds[int(index)]
+    index, rest = divmod(draw * len(edit.kinds), 1)
+    kind = edit.kinds[int(index)]
     return kind[int(rest * len(kind))]

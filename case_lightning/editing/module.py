@@ -103,8 +103,7 @@ class EditModule(LightningModule):
 
         Of every wording, each weighing as much as it is likely in a step: the squares sum to those of one wording.
         """
-        kinds = [kind for kind in ((edit.text,), edit.variants, edit.chats) if kind]
-        texts = [(text, (len(kinds) * len(kind)) ** -0.5) for kind in kinds for text in kind]
+        texts = [(text, (len(edit.kinds) * len(kind)) ** -0.5) for kind in edit.kinds for text in kind]
         batch = collate([edit] * len(texts), [text for text, _ in texts])
         inputs = self.suffix.run_to_edited(batch.states, batch.rows, batch.columns, batch.past).float()
         starts = batch.starts.tolist()
