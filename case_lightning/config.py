@@ -188,7 +188,7 @@ class EvaluationSettings:
     Args:
         batch_size: Prompts scored at once.
         generate: Whether answers are also generated freely.
-        retention_points: Points of the retention curve.
+        retention_points: Points of the retention curve; 0 for none.
     """
 
     batch_size: int = 32

@@ -84,6 +84,8 @@ class KeyProtection(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shields = {}
         for name, weight in self.weights(pl_module).items():
+            if name in self.moments:  # of a checkpoint, or of a fit that ended on the CPU
+                self.moments[name].to(weight.device)
             if self.modules:
                 self._read[name] = KeyMoment(weight.shape[1], weight.device)
                 hook = partial(self._note, trainer, self._read[name])

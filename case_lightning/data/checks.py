@@ -11,24 +11,27 @@
 | half of a surrogate pair in a text | error |
 | a prompt or target of which the tokenizer makes no token | error |
 | a question of any kind, with its answer, longer than the context | error that names both lengths |
-| the same prompt and target twice in one batch | the later one is kept, the earlier one dropped |
-| one prompt, two targets in one batch | the later one is kept, the earlier one dropped |
-| one prompt, two targets in different batches | both are kept: the later batch supersedes the earlier |
+| one prompt twice, in one batch or in two, by default | the later one holds |
+| … with `on_contradiction` `reject` | the earlier one holds |
+| … with `on_contradiction` `keep` | both hold |
 
 An error ends the run, or with `on_error="skip"` leaves its record out; records left out are counted and reported.
 
 A target must be text because a number does not say how it is to be written: 1.0 or 1, 2006 or 2,006.
 
-The later of two edits of one prompt wins because a stream is read as time: written one at a time, the second would
-supersede the first, and the batch size shall not change what the model knows in the end. Edits about one subject under
-different prompts are no contradiction to be settled here, even if they disagree; the conflict score sees to them.
-Prompts are the same if they differ in nothing but white space.
+The later of two edits of one prompt wins by default because a stream is read as time. Whatever becomes of such a pair
+is the same in one batch as in two: the batch size shall not change what the model knows in the end. Edits about one
+subject under different prompts are no contradiction to be settled here, even if they disagree; the conflict score sees
+to them. Prompts are the same if they differ in nothing but white space.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Literal
 
 from case_lightning.data.edit import Edit
 from case_lightning.errors import DataError
+
+OnContradiction = Literal["supersede", "keep", "reject"]
 
 
 def check_unique_id(edit: Edit, place: str, places: dict[str, str]) -> None:
@@ -77,13 +80,33 @@ def _list_passages(edit: Edit) -> Iterator[tuple[str, str]]:
         yield f"locality[{index}]", f"{locality.prompt} {locality.answer or ''}"
 
 
-def split_batches(edits: list[Edit], batch_size: int) -> list[list[Edit]]:
-    """Split a stream of edits into batches, in order; within a batch the later edit of one prompt replaces the earlier.
+def split_batches(
+    edits: Sequence[Edit], batch_size: int, on_contradiction: OnContradiction = "supersede"
+) -> list[list[Edit]]:
+    """Split a stream of edits into batches, in order, of which each has a prompt once unless both are to be kept.
 
     A batch from which edits were dropped stays shorter, so that every other edit keeps its batch.
     """
     starts = range(0, len(edits), batch_size)
-    return [keep_latest(edits[start : start + batch_size]) for start in starts]
+    return [settle(edits[start : start + batch_size], on_contradiction) for start in starts]
+
+
+def settle(batch: Sequence[Edit], on_contradiction: OnContradiction, asked: Collection[str] = ()) -> list[Edit]:
+    """Return the edits of a batch that are to be made.
+
+    Args:
+        batch: The edits, in order.
+        on_contradiction: What becomes of those whose question another one has.
+        asked: The questions of earlier edits that hold, as of `normalize_question`; `reject` leaves them out.
+    """
+    if on_contradiction == "keep":
+        return list(batch)
+    if on_contradiction == "supersede":
+        return keep_latest(batch)
+    earliest: dict[str, Edit] = {}
+    for edit in batch:
+        earliest.setdefault(normalize_question(edit.prompt), edit)
+    return [edit for question, edit in earliest.items() if question not in asked]
 
 
 def keep_latest(batch: Iterable[Edit]) -> list[Edit]:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from case_lightning.data.checks import check_fits, split_batches
+from case_lightning.data.checks import OnContradiction, check_fits, split_batches
 from case_lightning.data.edit import Edit
 from case_lightning.data.reading import EditReader, OnError, check_count
 from case_lightning.data.subjects import find_subject
@@ -29,6 +29,7 @@ class EditDataModule(LightningDataModule):
         format: A name of `case_lightning.data.FORMATS`, or `auto` to tell it by looking at the records.
         columns: Our field name to the file's column name, for files that are in none of these formats.
         on_error: `raise` at the first record that cannot be used, or `skip` such records with a warning.
+        on_contradiction: Which edit of a batch is left out where another one of it has its question.
 
     Raises:
         ConfigError: If `batch_size` is not at least 1.
@@ -43,6 +44,7 @@ class EditDataModule(LightningDataModule):
         format: str = "auto",  # noqa: A002
         columns: Mapping[str, str] | None = None,
         on_error: OnError = "raise",
+        on_contradiction: OnContradiction = "supersede",
     ) -> None:
         """Store the arguments; the data is read in `setup`."""
         super().__init__()
@@ -54,6 +56,7 @@ class EditDataModule(LightningDataModule):
         self.format = format
         self.columns = columns
         self.on_error: OnError = on_error
+        self.on_contradiction: OnContradiction = on_contradiction
         self.skipped = 0
         self.dropped = 0
         self._check: Callable[[Edit], None] | None = None
@@ -82,11 +85,12 @@ class EditDataModule(LightningDataModule):
             return
         reader = EditReader(self.format, self.columns, self.on_error, self._check)
         self._records = edits = reader.read(self.path, self.limit, self.offset)
-        self._batches = split_batches(edits, self.batch_size)
+        self._batches = split_batches(edits, self.batch_size, self.on_contradiction)
         self.skipped = len(reader.skipped)
         self.dropped = len(edits) - len(self.edits)
         if self.dropped:
-            rank_zero_warn(f"{self.path}: {self.dropped} edits dropped: their prompt comes again later in their batch")
+            place = "comes earlier" if self.on_contradiction == "reject" else "comes again later"
+            rank_zero_warn(f"{self.path}: {self.dropped} edits dropped: their prompt {place} in their batch")
         self._warn_of_subjects()
 
     def _warn_of_subjects(self) -> None:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from case_lightning.data import Edit
 from case_lightning.editing.scoring import Answer, Questions, Scorer, collect_questions, sort_by_length
 from case_lightning.metrics import IGNORE_INDEX, BitIdentity, Generalization, Locality, Reliability
+from case_lightning.metrics.perplexity import compute_target_perplexity
 
 Figures = dict[str, Any]
 ALONE = {"sync_on_compute": False}  # the first process of a distributed run scores, the others have ended
@@ -42,14 +43,14 @@ def evaluate_model(scorer: Scorer, edits: Sequence[Edit], generate: bool = True)
 
 def _score(scorer: Scorer, questions: Questions, edited: bool) -> Figures:
     prompts, rephrases = scorer.ask(questions.prompts, edited), scorer.ask(questions.rephrases, edited)
-    perplexities = torch.tensor([answer.nll for answer in prompts], dtype=torch.float64).exp()
+    losses = torch.tensor([answer.nll for answer in prompts], dtype=torch.float64)
     return {
         "reliability": _accuracy(Reliability(**ALONE), prompts),
         "generalization": _accuracy(Generalization(**ALONE), rephrases),
         "exact_match": _accuracy(Reliability(exact=True, **ALONE), prompts),
         "generalization_exact_match": _accuracy(Generalization(exact=True, **ALONE), rephrases),
-        "perplexity": _number(perplexities.mean()),
-        "perplexity_median": _number(perplexities.median()),
+        "perplexity": _number(compute_target_perplexity(losses)),
+        "perplexity_median": _number(compute_target_perplexity(losses, "median")),
         "details": [_describe(index, answer, rephrases, questions.owners) for index, answer in enumerate(prompts)],
     }
 

@@ -120,8 +120,13 @@ def make_examples(scorer: Scorer, edits: Sequence[Edit], details: Sequence[dict[
     ]
 
 
-def measure_overhead(scorer: Scorer, edits: Sequence[Edit], repeats: int = 3, tokens: int = 8) -> float:
-    """How many times slower edited generation is: tokens a second of the unedited model over the edited one's."""
+def measure_overhead(scorer: Scorer, edits: Sequence[Edit], repeats: int = 3, tokens: int = 8) -> float | None:
+    """How many times slower edited generation is: tokens a second of the unedited model over the edited one's.
+
+    `None` without an edit.
+    """
+    if not edits:
+        return None
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits[:4]]
     prompts = [question.prompt for question in questions]
     seconds: dict[bool, list[float]] = {True: [], False: []}

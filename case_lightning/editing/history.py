@@ -14,7 +14,7 @@ from case_lightning.base import load_base
 from case_lightning.command_line import settings_from
 from case_lightning.data.checks import normalize_question
 from case_lightning.display import LiveDisplay, make_console
-from case_lightning.editing.ledger import Ledger
+from case_lightning.editing.ledger import Ledger, holds
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Row
@@ -152,11 +152,12 @@ def _show_difference(console: Console, mine: Sequence[Row], theirs: Sequence[Row
 
 
 def _answers(rows: Sequence[Row]) -> dict[str, str]:
-    held = [row for row in rows if not (row["undone_at"] or row["superseded_by"])]
-    return {normalize_question(row["prompt"]): row["target"] for row in held}
+    return {normalize_question(row["prompt"]): row["target"] for row in rows if holds(row)}
 
 
 def _describe(row: Row) -> str:
     if row["undone_at"]:
         return f"undone {row['undone_at']}"
-    return f"superseded by {row['superseded_by']}" if row["superseded_by"] else "holds"
+    if row["superseded_by"]:
+        return f"superseded by {row['superseded_by']}"
+    return "holds" if holds(row) else "left out"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from case_lightning.data import Edit
+from case_lightning.data.checks import OnContradiction
 from case_lightning.errors import RunError
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.mask_summary import MaskSummary
@@ -23,7 +24,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS edits (
     id TEXT PRIMARY KEY, position INTEGER, stream INTEGER, batch INTEGER, prompt TEXT, target TEXT, subject TEXT,
     record TEXT, subspace INTEGER, conflict_score REAL, scores TEXT, decision TEXT, loss REAL, reliability REAL,
-    seconds REAL, created_at TEXT, superseded_by TEXT, undone_at TEXT);
+    seconds REAL, created_at TEXT, superseded_by TEXT, undone_at TEXT, left_out INTEGER);
 CREATE TABLE IF NOT EXISTS streams (
     stream INTEGER PRIMARY KEY, data TEXT, batch_size INTEGER, on_contradiction TEXT, n_records INTEGER,
     finished INTEGER, created_at TEXT);
@@ -32,7 +33,8 @@ CREATE TABLE IF NOT EXISTS retention (n_edits INTEGER PRIMARY KEY, reliability R
 CREATE TABLE IF NOT EXISTS masks (
     batch INTEGER, parameter TEXT, neurons TEXT, kept TEXT, threshold REAL, share REAL, PRIMARY KEY (batch, parameter));
 """
-OUTCOME = ("batch", "subspace", "conflict_score", "scores", "decision", "loss", "reliability", "seconds")
+ADDED = {"retention": "batch", "edits": "left_out"}  # columns that an older package did not write
+OUTCOME = ("batch", "left_out", "subspace", "conflict_score", "scores", "decision", "loss", "reliability", "seconds")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class MadeBatch:
     Attributes:
         index: Its number, counted over all streams.
         stream: Number of its stream.
-        rows: Its edits.
-        superseded: Id of each earlier edit that one of these takes the place of, to the id of that one.
+        records: Its edits in order, those left out for another one with their question, too.
+        rows: The others, as they were made.
+        superseded: Id of each edit that one of these takes the place of, to the id of that one.
         snapshot: The adapter with it, where it was written.
         retention: Edits so far and reliability on them, where the curve has a point.
         masks: Which neurons were tuned.
@@ -85,6 +88,7 @@ class MadeBatch:
 
     index: int
     stream: int
+    records: Sequence[Edit]
     rows: Sequence[LedgerRow]
     superseded: dict[str, str]
     snapshot: Snapshot | None
@@ -108,7 +112,7 @@ class Stream:
     number: int
     data: dict[str, Any]
     batch_size: int
-    on_contradiction: str
+    on_contradiction: OnContradiction
     n_records: int = 0
     finished: bool = False
 
@@ -131,7 +135,9 @@ class Ledger:
                 connection.execute("SELECT * FROM sqlite_master").fetchall()  # SQLite does it with any reading
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows of `edits`, those undone and superseded, too, in the order of the stream.
+        """All rows of `edits`, those undone, superseded and left out, too, in the order of the stream.
+
+        `left_out` is the batch that an edit was left out of for another one with its question.
 
         Raises:
             RunError: The file is not there or is no ledger.
@@ -139,8 +145,8 @@ class Ledger:
         return [dict(row) for row in self._read("SELECT * FROM edits ORDER BY position")]
 
     def edits(self) -> list[Edit]:
-        """The edits that hold: neither undone nor superseded."""
-        return [Edit.from_json(row["record"]) for row in self.rows() if not (row["undone_at"] or row["superseded_by"])]
+        """The edits that hold: made, and neither undone nor superseded."""
+        return [Edit.from_json(row["record"]) for row in self.rows() if holds(row)]
 
     def streams(self) -> list[Stream]:
         """All streams, in order."""
@@ -165,18 +171,19 @@ class Ledger:
         """Points of the retention curve: edits so far, reliability on them."""
         return [list(row) for row in self._read("SELECT n_edits, reliability FROM retention ORDER BY n_edits")]
 
-    def enter_stream(self, stream: Stream, snapshot: Snapshot | None = None) -> None:
-        """Write a stream, or how far it has come; and a first state."""
+    def enter_stream(
+        self, stream: Stream, snapshot: Snapshot | None = None, left_out: Sequence[Edit] = (), batch: int = 0
+    ) -> None:
+        """Write a stream, or how far it has come; a state; and edits that were left out before a batch was made."""
         with self._transaction() as connection:
+            _put_edits(connection, left_out, stream.number, batch)
             _put_stream(connection, stream)
             _put_snapshot(connection, snapshot)
 
     def enter(self, made: MadeBatch, stream: Stream) -> None:
         """Write a batch and how far its stream has come, or nothing at all."""
         with self._transaction() as connection:
-            (start,) = connection.execute("SELECT COALESCE(MAX(position), -1) + 1 FROM edits").fetchone()
-            for offset, row in enumerate(made.rows):
-                _put_edit(connection, row.edit, start + offset, made.stream)
+            _put_edits(connection, made.records, made.stream, made.index)
             _put_outcome(connection, made)
             _put_stream(connection, stream)
 
@@ -202,6 +209,8 @@ class Ledger:
             marks = [(_now(), one) for one in undone] + [(None, one) for one in redone]
             connection.executemany("UPDATE edits SET undone_at = ? WHERE id = ?", marks)
             for one in made:
+                places = [(one.index, edit.id) for edit in one.records]
+                connection.executemany("UPDATE edits SET left_out = ? WHERE id = ?", places)
                 _put_outcome(connection, one)
 
     def forget_snapshots(self, names: Sequence[str]) -> None:
@@ -216,8 +225,9 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             for statement in (*SCHEMA.split(";")[:-1], f"PRAGMA user_version = {VERSION}"):
                 connection.execute(statement)
-            if "batch" not in [name for _, name, *_ in connection.execute("PRAGMA table_info(retention)")]:
-                connection.execute("ALTER TABLE retention ADD COLUMN batch INTEGER")
+            for table, added in ADDED.items():
+                if added not in [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {added} INTEGER")
             yield connection
 
     def _read(self, query: str) -> list[sqlite3.Row]:
@@ -238,11 +248,21 @@ class Ledger:
             raise RunError(f"{self.path} has format version {version}, this package reads version {VERSION}; {remedy}")
 
 
-def _put_edit(connection: sqlite3.Connection, edit: Edit, position: int, stream: int) -> None:
-    connection.execute(
-        "INSERT INTO edits (id, position, stream, prompt, target, subject, record, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (edit.id, position, stream, edit.prompt, edit.target, edit.subject, edit.to_json(), _now()),
+def holds(row: dict[str, Any]) -> bool:
+    """Whether an edit was made, and is neither undone nor superseded."""
+    return row["batch"] is not None and not row["superseded_by"]
+
+
+def _put_edits(connection: sqlite3.Connection, edits: Sequence[Edit], stream: int, batch: int) -> None:
+    """Write the edits of a batch as left out, which those that are made are no more once their outcome is written."""
+    (start,) = connection.execute("SELECT COALESCE(MAX(position), -1) + 1 FROM edits").fetchone()
+    connection.executemany(
+        "INSERT INTO edits (id, position, stream, prompt, target, subject, record, created_at, left_out) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (one.id, start + index, stream, one.prompt, one.target, one.subject, one.to_json(), _now(), batch)
+            for index, one in enumerate(edits)
+        ],
     )
 
 
@@ -250,7 +270,7 @@ def _put_outcome(connection: sqlite3.Connection, made: MadeBatch) -> None:
     columns = ", ".join(f"{name} = ?" for name in OUTCOME)
     for row in made.rows:
         one = row.allocation
-        values = (made.index, one.subspace, one.score, json.dumps(one.scores), one.decision)
+        values = (made.index, None, one.subspace, one.score, json.dumps(one.scores), one.decision)
         figures = (row.loss, row.reliability, row.seconds)
         connection.execute(f"UPDATE edits SET {columns} WHERE id = ?", (*values, *figures, row.edit.id))  # noqa: S608
     pairs = [(new, old) for old, new in made.superseded.items()]

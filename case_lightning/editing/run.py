@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from importlib.resources import files
 from operator import attrgetter
 from typing import Any
@@ -76,7 +77,7 @@ def fit_run(settings: RunSettings) -> RunFolder:
     console = make_console() if is_first_process() else Console(quiet=True)
     folder = RunFolder(settings.run_dir)
     data = build_data(settings)
-    if folder.repeats(settings) and not has_grown(folder, data):
+    if folder.repeats(settings) and not has_grown(folder, settings, data):
         console.print(f"{folder.path} already holds this run")
         show_results(console, folder)
         return folder
@@ -91,10 +92,11 @@ def fit_run(settings: RunSettings) -> RunFolder:
     return folder
 
 
-def has_grown(folder: RunFolder, data: EditDataModule) -> bool:
-    """Whether there is more data by now than a finished run was made with; not where it can't be read any more."""
+def has_grown(folder: RunFolder, settings: RunSettings, data: EditDataModule) -> bool:
+    """Whether the data holds more by now than the run was made with; not where it can't be read any more."""
     try:
-        return len(data.records) > Ledger(folder.ledger).streams()[-1].n_records
+        mine = [one for one in Ledger(folder.ledger).streams() if one.data == asdict(settings.data)]
+        return not mine or not mine[-1].finished or len(data.records) > mine[-1].n_records
     except CaseError:
         return False
 
@@ -106,7 +108,8 @@ def is_first_process() -> bool:
 
 def build_data(settings: RunSettings) -> EditDataModule:
     """The stream of edit batches that the settings speak of."""
-    return EditDataModule(**vars(settings.data) | {"path": locate_data(settings.data.path)})
+    given = vars(settings.data) | {"path": locate_data(settings.data.path)}
+    return EditDataModule(**given, on_contradiction=settings.on_contradiction)
 
 
 def locate_data(path: str) -> str:
@@ -201,9 +204,11 @@ class Run:
             if plan.records or not self.folder.started:
                 self.session.begin(plan.stream)
         self.display.expect(sum(len(batch) for batch, _ in batches))
+        done = plan.stream.n_records
         with self.display:
-            for index, (batch, stream) in enumerate(batches):
-                self._edit(batch, stream, self._has_point(index, len(batches)))
+            for batch, stream in batches:
+                self._edit(batch, stream, self._has_point(done, stream.n_records, len(records)))
+                done = stream.n_records
         if is_first_process():
             session = self.session
             with self.folder.guarded():
@@ -225,9 +230,9 @@ class Run:
             n_subspaces = len(self.session.editor.adapter.subspaces)
             self.display.advance(len(batch), n_subspaces, sum(outcome.losses) / len(outcome.losses))
 
-    def _has_point(self, index: int, n_batches: int) -> bool:
-        points = max(self.settings.evaluation.retention_points, 1)
-        return (index + 1) * points // n_batches > index * points // n_batches
+    def _has_point(self, before: int, after: int, n_records: int) -> bool:
+        points = self.settings.evaluation.retention_points
+        return after * points // n_records > before * points // n_records
 
 
 def open_scorer(path: str, batch_size: int = 32) -> Scorer:

@@ -18,7 +18,7 @@ from peft import PeftModel
 from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
-from case_lightning.data.checks import keep_latest, normalize_question
+from case_lightning.data.checks import normalize_question, settle
 from case_lightning.editing.batch_log import trim_log
 from case_lightning.editing.consolidation import find_resting, is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
@@ -118,14 +118,12 @@ class Session:
             ConfigError: The fit diverged; the run is as it was before.
             RunError: The folder cannot be written; what was made before is safe.
         """
-        if stream.on_contradiction == "reject":
-            asked = {normalize_question(edit.prompt) for edit in self.editor.edits}
-            batch = [edit for edit in batch if normalize_question(edit.prompt) not in asked]
-        if not batch:
-            self._pass_over(stream)
+        chosen = settle(batch, stream.on_contradiction, _ask(self.editor.edits))
+        if not chosen:
+            self._pass_over(stream, batch)
             return None
         with self._taken_back_on_failure():
-            made, outcome = self._make(batch, stream, point, write=self.writes, ends=stream.finished)
+            made, outcome = self._make(batch, chosen, stream, point, write=self.writes, ends=stream.finished)
             if made.snapshot:
                 with self.folder.guarded():
                     self.folder.retract_figures()
@@ -195,8 +193,8 @@ class Session:
         self.editor.forget({row["id"] for row in rows if row["superseded_by"] in made})
         self.editor.rest()
 
-    def _pass_over(self, stream: Stream) -> None:
-        """Note that a batch has no edit left to make; the one before it may thereby be the last of its stream."""
+    def _pass_over(self, stream: Stream, batch: Sequence[Edit]) -> None:
+        """Note that no edit of a batch is to be made; the batch before it may thereby be the last of its stream."""
         closing = self._sizes[stream.number] if stream.finished else 0
         before, made, settings = self.editor.n_made - self._n_last, self.editor.n_made, self.settings.consolidation
         due = not is_due(before, made, settings) and is_due(before, made, settings, closing)
@@ -204,32 +202,34 @@ class Session:
             if due:
                 self.editor.consolidate(before)
             if self.writes and not due:
-                self.ledger.enter_stream(stream)
+                self.ledger.enter_stream(stream, None, batch, self.n_batches)
             elif self.writes:
                 state = self._write_state()
                 self.folder.retract_figures()
-                self.ledger.enter_stream(stream, state)
+                self.ledger.enter_stream(stream, state, batch, self.n_batches)
                 self.store.publish(state)
                 self.store.recover()  # the state whose place it takes is listed no more
 
     def _make(
-        self, batch: Sequence[Edit], stream: Stream, point: bool, write: bool, ends: bool
+        self, batch: Sequence[Edit], chosen: Sequence[Edit], stream: Stream, point: bool, write: bool, ends: bool
     ) -> tuple[MadeBatch, BatchOutcome]:
-        latest = keep_latest(batch)
-        superseded = self._supersede(latest) if stream.on_contradiction == "supersede" else {}
-        self._sizes[stream.number] += len(latest)
-        self._n_last = len(latest)
+        """Make the chosen edits of a batch."""
+        superseded = {}
+        if stream.on_contradiction == "supersede":
+            superseded = self._supersede(chosen) | _find_replaced(batch, chosen)
+        self._sizes[stream.number] += len(chosen)
+        self._n_last = len(chosen)
         with self.folder.guarded():  # the logger writes, too
-            outcome = self.editor.edit(latest, self._sizes[stream.number] if ends else 0)
+            outcome = self.editor.edit(chosen, self._sizes[stream.number] if ends else 0)
         self._check_outcome(outcome)
-        seconds = outcome.seconds / len(latest)
-        columns = (latest, outcome.allocations, outcome.losses, outcome.hits)
+        seconds = outcome.seconds / len(chosen)
+        columns = (chosen, outcome.allocations, outcome.losses, outcome.hits)
         rows = [LedgerRow(*row, seconds) for row in zip(*columns, strict=True)]
         retention = self._measure_retention() if point else None
         self.n_batches += 1
         state = self._write_state() if write else None
-        replaced = superseded | _find_replaced(batch, latest)
-        return MadeBatch(self.n_batches - 1, stream.number, rows, replaced, state, retention, outcome.masks), outcome
+        index = self.n_batches - 1
+        return MadeBatch(index, stream.number, batch, rows, superseded, state, retention, outcome.masks), outcome
 
     def _trim_log(self) -> None:
         """Take out of the log what was fitted and then not kept."""
@@ -278,7 +278,11 @@ class Session:
         kept = [row["position"] for row in rows if row["batch"] is not None and row["batch"] < start.n_batches]
         boundary = max(kept, default=-1)
         gone = {row["id"] for row in rows if row["undone_at"]} - {*redone} | {*undone}
-        todo = [row for row in rows if row["position"] > boundary and row["id"] not in gone]
+        todo = [
+            row
+            for row in rows
+            if row["position"] > boundary and row["id"] not in gone and not _was_left_out(row, start.n_batches)
+        ]
         with self._taken_back_on_failure():
             self.restore(start)
             made = list(self._make_again(todo, progress))
@@ -288,24 +292,40 @@ class Session:
                 self.store.publish(self.store.find())
 
     def _make_again(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[MadeBatch]:
-        streams = {stream.number: stream for stream in self.ledger.streams()}
-        batches = [
-            (
-                members[start : start + streams[number].batch_size],
-                streams[number],
-                streams[number].finished and start + streams[number].batch_size >= len(members),
-            )
-            for number, mine in groupby(rows, key=lambda row: cast(int, row["stream"]))
-            for members in [[Edit.from_json(row["record"]) for row in mine]]
-            for start in range(0, len(members), streams[number].batch_size)
-        ]
+        batches = self._cut_again(rows)
         last, done = self.n_batches + len(batches), 0
-        for batch, stream, ends in batches:
+        for batch, chosen, stream, ends in batches:
             is_last = self.n_batches + 1 == last
-            yield self._make(batch, stream, point=is_last, write=is_kept(self.n_batches + 1, last), ends=ends)[0]
+            kept = is_kept(self.n_batches + 1, last)
+            yield self._make(batch, chosen, stream, point=is_last, write=kept, ends=ends)[0]
             done += len(batch)
             if progress:
                 progress(done, len(rows))
+
+    def _cut_again(self, rows: Sequence[Row]) -> list[tuple[list[Edit], list[Edit], Stream, bool]]:
+        """Cut edits into the batches that they would come in now.
+
+        Returns:
+            The edits of each batch, those of them that are to be made, their stream, and whether it ends it. A batch of
+            which none is to be made goes with the one after it, or before it where it is the last.
+        """
+        streams = {stream.number: stream for stream in self.ledger.streams()}
+        asked, waiting = _ask(self.editor.edits), []
+        batches: list[tuple[list[Edit], list[Edit], Stream, bool]] = []
+        for number, mine in groupby(rows, key=lambda row: cast(int, row["stream"])):
+            members, stream = [Edit.from_json(row["record"]) for row in mine], streams[number]
+            for start in range(0, len(members), stream.batch_size):
+                batch = members[start : start + stream.batch_size]
+                waiting += batch
+                if chosen := settle(batch, stream.on_contradiction, asked):
+                    batches.append((waiting, chosen, stream, False))
+                    waiting = []
+                    asked |= _ask(chosen)
+            if batches and batches[-1][2] is stream:
+                batches[-1] = (*batches[-1][:3], stream.finished)
+        if batches:
+            batches[-1][0].extend(waiting)
+        return batches
 
 
 def open_adapter(base: Base, path: Path, is_trainable: bool = False) -> PeftModel:
@@ -325,11 +345,21 @@ def open_adapter(base: Base, path: Path, is_trainable: bool = False) -> PeftMode
     return model
 
 
+def _ask(edits: Sequence[Edit]) -> set[str]:
+    """The questions of edits."""
+    return {normalize_question(edit.prompt) for edit in edits}
+
+
+def _was_left_out(row: Row, n_batches: int) -> bool:
+    """Whether an edit was left out of one of the first batches."""
+    return row["left_out"] is not None and not row["undone_at"] and row["left_out"] < n_batches
+
+
 def _find_replaced(batch: Sequence[Edit], latest: Sequence[Edit]) -> dict[str, str]:
     """Id of each edit that a later one of its own batch replaced, to the id of that one."""
     asked = {normalize_question(edit.prompt): edit.id for edit in latest}
-    kept = {edit.id for edit in latest}
-    return {edit.id: asked[normalize_question(edit.prompt)] for edit in batch if edit.id not in kept}
+    found = {edit.id: asked.get(normalize_question(edit.prompt)) for edit in batch}
+    return {one: new for one, new in found.items() if new not in (one, None)}
 
 
 def _first_batch(rows: Sequence[Row], ids: Sequence[str]) -> int:

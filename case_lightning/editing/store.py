@@ -10,6 +10,7 @@ recent edit in seconds without keeping a copy for every batch.
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from case_lightning.errors import RunError
 
 ADAPTER = "adapter_model.safetensors"
 TRAINING_STATE = "training.safetensors"
+PART = "writing.part"
+STATE_NAME = re.compile(r"\d{6,}-[0-9a-f]{8}-[0-9a-f]{8}")
 
 
 class Store:
@@ -38,12 +41,14 @@ class Store:
     def recover(self) -> None:
         """Bring the folder to what the ledger says, after a run that was cut off."""
         listed = self.ledger.snapshots()
-        names = {snapshot.name for snapshot in listed}
-        for path in self.folder.snapshots.iterdir() if self.folder.snapshots.is_dir() else ():
-            if path.name not in names:
-                shutil.rmtree(path)
-        if listed and digest_of(self.folder.adapter) != listed[-1].digest:
-            self.publish(listed[-1])
+        kept = {snapshot.name for snapshot in listed}
+        with self.folder.guarded():
+            for path in self.folder.snapshots.iterdir() if self.folder.snapshots.is_dir() else ():
+                is_state = path.name == PART or STATE_NAME.fullmatch(path.name)
+                if is_state and path.name not in kept:
+                    shutil.rmtree(path)
+            if listed and digest_of(self.folder.adapter) != listed[-1].digest:
+                self.publish(listed[-1])
 
     def find(self, n_batches: int | None = None) -> Snapshot:
         """The last state that holds at most so many batches; by default the run's own.
@@ -61,7 +66,7 @@ class Store:
 
     def write(self, editor: Editor, n_batches: int) -> Snapshot:
         """Write the state of an editor; the ledger does not know of it yet."""
-        part = self.folder.snapshots / "writing.part"
+        part = self.folder.snapshots / PART
         shutil.rmtree(part, ignore_errors=True)
         editor.save(part)
         save_training_state(part / TRAINING_STATE, editor.callbacks)
@@ -81,7 +86,10 @@ class Store:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         for name in ADAPTER_FILES:
-            _clone(source / name, part / name)
+            shutil.copyfile(
+                source / name, part / name
+            )  # not a link: a state never changes, whatever is done to this one
+        _sync(part)
         self.folder.replace_adapter(part)
         self._thin(snapshot.n_batches)
 
@@ -113,13 +121,6 @@ def digest_of(folder: Path) -> str | None:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _clone(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # not on every file system
-        shutil.copyfile(source, target)
 
 
 def _sync(folder: Path) -> None:

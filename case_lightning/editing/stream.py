@@ -7,11 +7,11 @@ already, undone ones too, are not made again.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from typing import Any
 
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
-from case_lightning.data.checks import keep_latest
 from case_lightning.editing.ledger import Stream
 from case_lightning.errors import RunError
 
@@ -35,20 +35,30 @@ class Plan:
     def batches(self) -> Iterator[tuple[list[Edit], Stream]]:
         """Each batch that is left, with the stream as it stands once that is made.
 
-        A batch has no edits where all of its records are known.
+        Records that the ledger knows are passed over. Where that is all of them there is one batch, of no edits.
         """
+        if not self.records:
+            return
         known = {_content(Edit.from_json(row["record"])) for row in self.others}
-        taken = {row["id"] for row in self.others}
-        size = self.stream.batch_size
-        for start in range(0, len(self.records), size):
-            part = [record for record in self.records[start : start + size] if _content(record) not in known]
-            done = min(start + size, len(self.records))
-            after = replace(self.stream, n_records=self.stream.n_records + done, finished=done == len(self.records))
-            yield keep_latest(self._make_unique(record, taken) for record in part), after
+        new = [index for index, record in enumerate(self.records) if _content(record) not in known]
+        edits = self._name([self.records[index] for index in new])
+        size, n_records = self.stream.batch_size, len(self.records)
+        for start in range(0, max(len(new), 1), size):
+            done = new[start + size] if start + size < len(new) else n_records
+            after = replace(self.stream, n_records=self.stream.n_records + done, finished=done == n_records)
+            yield edits[start : start + size], after
 
-    def _make_unique(self, record: Edit, taken: set[str]) -> Edit:
-        """A record whose id an edit of another stream has gets the number of its own stream behind it."""
-        return replace(record, id=f"{record.id}~{self.stream.number}") if record.id in taken else record
+    def _name(self, records: Sequence[Edit]) -> list[Edit]:
+        """Records whose id an edit of another stream has get the first number behind it that makes it their own."""
+        others = {row["id"] for row in self.others}
+        taken = others | {record.id for record in self.records}
+        named = []
+        for record in records:
+            numbered = (f"{record.id}~{number}" for number in count(self.stream.number))
+            name = next(one for one in numbered if one not in taken) if record.id in others else record.id
+            taken.add(name)
+            named.append(replace(record, id=name))
+        return named
 
 
 def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequence[Stream], rows: Sequence[Row]) -> Plan:

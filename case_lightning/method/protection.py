@@ -49,6 +49,10 @@ class KeyMoment:
         self.total += total.to(self.total)
         self.count += count
 
+    def to(self, device: torch.device) -> None:
+        """Keep it on another device."""
+        self.total = self.total.to(device)
+
     def shield(self, strength: float, moving: Tensor) -> Tensor:
         """`P` for the part of the map that may change.
 

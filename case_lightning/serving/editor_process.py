@@ -20,7 +20,7 @@ from case_lightning.base import load_base
 from case_lightning.command_line import ignore_library_warnings, settings_from
 from case_lightning.config import DataSettings
 from case_lightning.data import Edit
-from case_lightning.data.checks import normalize_question
+from case_lightning.data.checks import OnContradiction, normalize_question
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.assessment import assess_edits
 from case_lightning.editing.ledger import Stream
@@ -73,7 +73,7 @@ class EditorProcess:
         model = RoutedModel(session.base, session.model)
         return self.describe(assess_edits(model, session.editor, session.editor.edits, edits))
 
-    def add(self, edits: Sequence[Edit], on_contradiction: str) -> Change:
+    def add(self, edits: Sequence[Edit], on_contradiction: OnContradiction) -> Change:
         """Make edits, as a stream of one batch; those that the run holds already are left out."""
         check_records(self.session.base, edits)
         self._check_ids(edits)
@@ -90,9 +90,10 @@ class EditorProcess:
             self._make(fresh, on_contradiction)
         rows = {row["id"]: row for row in self.session.ledger.rows()}
         for edit in fresh:
-            row = rows.get(edit.id)  # none where a later fact of the same request has its question
+            row = rows[edit.id]
             shown = ("batch", "subspace", "decision", "conflict_score", "loss", "reliability")
-            status[edit.id] = {"status": "added"} | {key: row[key] for key in shown} if row else {"status": "replaced"}
+            added = {"status": "added"} | {key: row[key] for key in shown}
+            status[edit.id] = {"status": "replaced"} if row["batch"] is None else added
             status[edit.id]["supersedes"] = [one for one, row in rows.items() if row["superseded_by"] == edit.id]
         return self.describe([{"id": edit.id} | status[edit.id] for edit in edits])
 
@@ -115,7 +116,7 @@ class EditorProcess:
                 )
             taken.add(edit.id)
 
-    def _make(self, edits: Sequence[Edit], on_contradiction: str) -> None:
+    def _make(self, edits: Sequence[Edit], on_contradiction: OnContradiction) -> None:
         session = self.session
         data = asdict(DataSettings(path=SOURCE, batch_size=len(edits)))
         number = len(session.ledger.streams())  # entered with its batch alone: a failed one leaves nothing to finish

@@ -1,0 +1,139 @@
+"""What is left to do of a stream: how records are cut into batches and named, and which of one question are made."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from case_lightning.config import RunSettings
+from case_lightning.data import Edit
+from case_lightning.data.checks import OnContradiction
+from case_lightning.editing.ledger import Stream
+from case_lightning.editing.run import fit_run
+from case_lightning.editing.session import Session
+from case_lightning.editing.stream import Plan, plan_stream
+from tests.editing.test_session import EDITS, STREAM, open_session, state_of
+from tests.editing.tiny_run import make_settings, read_ledger
+
+NEWER = replace(EDITS[0], id="newer", target="minister")
+
+
+def make_rows(edits: Sequence[Edit], stream: int = 0) -> list[dict[str, Any]]:
+    return [{"id": edit.id, "record": edit.to_json(), "stream": stream} for edit in edits]
+
+
+def ids(plan: Plan) -> list[list[str]]:
+    return [[edit.id for edit in batch] for batch, _ in plan.batches()]
+
+
+def follow(session: Session, records: Sequence[Edit], stream: Stream) -> None:
+    """Make what is left of some data as `fit` does."""
+    plan = Plan(stream, list(records), session.ledger.rows() if session.folder.started else [])
+    session.begin(plan.stream)
+    for batch, after in plan.batches():
+        session.edit(batch, after, point=True)
+
+
+def test_known_records_take_no_place_in_a_batch() -> None:
+    stream = replace(STREAM, number=1, batch_size=3)
+    plan = Plan(stream, EDITS[:7], make_rows([EDITS[0], EDITS[2], EDITS[6]]))
+    assert ids(plan) == [[EDITS[i].id for i in part] for part in ((1, 3, 4), (5,))]
+    assert [(after.n_records, after.finished) for _, after in plan.batches()] == [(5, False), (7, True)]
+
+
+def test_a_stream_of_known_records_ends_in_one_empty_batch() -> None:
+    plan = Plan(replace(STREAM, number=1), EDITS[:6], make_rows(EDITS[:6]))
+    assert [(batch, after.n_records, after.finished) for batch, after in plan.batches()] == [([], 6, True)]
+    assert list(Plan(STREAM, [], make_rows(EDITS[:6])).batches()) == []
+
+
+def test_a_taken_id_gets_a_number_that_no_other_has() -> None:
+    others = [replace(EDITS[0], id=name) for name in ("a", "a~2", "b")]
+    records = [replace(EDITS[i], id=name) for i, name in enumerate(("a", "b", "b~2", "c"), start=1)]
+    assert ids(Plan(replace(STREAM, number=2), records, make_rows(others))) == [["a~3", "b~3", "b~2", "c"]]
+
+
+def test_the_same_command_after_another_stream_brings_no_old_answer_back(tiny_model: Path, tmp_path: Path) -> None:
+    records = [EDITS[0], NEWER, EDITS[1]]
+    session = open_session(tiny_model, tmp_path / "run")
+    settings = replace(make_settings(tiny_model), run_dir=str(tmp_path / "run"))
+    settings.data.path = "edits.jsonl"
+    follow(session, records, replace(STREAM, data=asdict(settings.data)))
+    follow(session, EDITS[4:5], replace(STREAM, number=1))
+    plan = plan_stream(settings, records, session.ledger.streams(), session.ledger.rows())
+    assert ids(plan) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "made", "winner", "without"),
+    [
+        ("supersede", [NEWER, EDITS[1]], NEWER, [EDITS[0], EDITS[1]]),
+        ("reject", [EDITS[0], EDITS[1]], EDITS[0], [NEWER, EDITS[1]]),
+        ("keep", [EDITS[0], NEWER, EDITS[1]], NEWER, [EDITS[0], EDITS[1]]),
+    ],
+)
+def test_two_answers_in_one_batch(
+    tiny_model: Path, tmp_path: Path, policy: OnContradiction, made: list[Edit], winner: Edit, without: list[Edit]
+) -> None:
+    """They are settled as in two batches, and the other one holds once the one that won is undone."""
+    stream = replace(STREAM, on_contradiction=policy, batch_size=3)
+    session = open_session(tiny_model, tmp_path / "run")
+    follow(session, [EDITS[0], NEWER, EDITS[1], *EDITS[4:6]], stream)
+    assert session.ledger.edits() == [*made, *EDITS[4:6]]
+    assert open_session(tiny_model, tmp_path / "run").editor.edits == [*made, *EDITS[4:6]]
+    before = state_of(session)
+    session.undo([winner.id])
+    never = open_session(tiny_model, tmp_path / "never")
+    follow(never, [*without, *EDITS[4:6]], stream)
+    assert session.ledger.edits() == [*without, *EDITS[4:6]]
+    assert state_of(session) == state_of(never)
+    session.redo([winner.id])
+    assert state_of(session) == before
+
+
+@pytest.mark.parametrize("policy", ["supersede", "reject"])
+def test_undo_and_redo_beside_edits_that_were_left_out(
+    tiny_model: Path, tmp_path: Path, policy: OnContradiction
+) -> None:
+    """Known records, answers left out, and a batch of nothing else: all of it comes back to the bit."""
+    session = open_session(tiny_model, tmp_path / "run")
+    follow(session, EDITS[:3], replace(STREAM, batch_size=2))
+    again = [replace(edit, id=f"again-{edit.id}", target="minister") for edit in EDITS[:2]]
+    records = [EDITS[0], EDITS[3], *again, *EDITS[4:8], replace(again[0], id="third")]
+    stream = replace(STREAM, number=1, batch_size=2, on_contradiction=policy)
+    follow(session, records, stream)
+    before, rows = state_of(session), read_ledger(tmp_path / "run")
+    for gone in (EDITS[2], EDITS[3], EDITS[7], EDITS[0]):
+        session.undo([gone.id])
+        session.redo([gone.id])
+        assert state_of(session) == before
+        now = read_ledger(tmp_path / "run")
+        assert [(one["id"], one["batch"], one["superseded_by"]) for one in now] == [
+            (one["id"], one["batch"], one["superseded_by"]) for one in rows
+        ]
+
+
+def fit(settings: RunSettings) -> list[str]:
+    folder = fit_run(settings)
+    return [row["id"] for row in read_ledger(folder.path)]
+
+
+def test_a_finished_run_notices_what_is_new(tiny_model: Path, tmp_path: Path) -> None:
+    """Data that has grown is taken up, however many edits came from elsewhere since."""
+    settings = make_settings(tiny_model, evaluation={"generate": False, "retention_points": 0})
+    settings.run_dir, settings.data.path = str(tmp_path / "run"), str(tmp_path / "edits.jsonl")
+    Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in EDITS[:4]))
+    fit(settings)
+    follow(open_session_again(settings, tiny_model), EDITS[5:11], replace(STREAM, number=1))
+    fit(settings)
+    Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in EDITS[:5]))
+    assert fit(settings) == [edit.id for edit in (*EDITS[:4], *EDITS[5:11], EDITS[4])]
+
+
+def open_session_again(settings: RunSettings, model: Path) -> Session:
+    from case_lightning.editing.run_folder import RunFolder
+    from tests.editing.tiny_run import load_tiny
+
+    return Session(settings, RunFolder(settings.run_dir), load_tiny(model))
