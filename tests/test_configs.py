@@ -1,5 +1,6 @@
 """Every configuration that the project carries can be read, and edits a layer that its base model has."""
 
+import configparser
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,13 @@ def test_the_configured_layer_exists(path: Path, monkeypatch: pytest.MonkeyPatch
         edited.adapter.subspaces.up.append(torch.nn.Parameter(torch.zeros(edited.out_features, settings.subspace.rank)))
     assert (edited.in_features, edited.out_features) == (d_in, d_out)
     assert (architecture.d_in, architecture.d_out) == (d_in, d_out)
+
+
+def test_an_installed_package_has_every_file_that_it_reads() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(_ROOT / "setup.cfg")
+    patterns = setup["options.package_data"]["case_lightning"].split()
+    package = _ROOT / "case_lightning"
+    carried = {path for pattern in patterns for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files == carried

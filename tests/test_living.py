@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -112,6 +114,36 @@ def test_an_unfinished_run_goes_first(
     assert data.read_text() == text
 
 
+def test_a_run_that_was_cut_off_can_end_there_and_be_taken_up_later(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, other, run = write_edits(tmp_path / "a.jsonl", 12), tmp_path / "b.jsonl", tmp_path / "run"
+    other.write_text(replace(make_edits(1)[0], prompt="Who founded the newspaper?", subject=None).to_json() + "\n")
+    enter, made = Ledger.enter, []
+
+    def enter_once(self: Ledger, *arguments: Any) -> None:
+        if made:
+            raise ZeroDivisionError
+        made.append(arguments)
+        enter(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "enter", enter_once)
+        with pytest.raises(ZeroDivisionError):
+            call("fit", *command(model, data, run))
+    assert call("fit", *command(model, other, run)) == 2
+    assert f"history {run} close" in read_error(capsys)
+    assert call("history", run, "close") == 0
+    assert "ended where it was cut off" in capsys.readouterr().out
+    assert call("history", run, "close") == 0
+    assert "was not cut off" in capsys.readouterr().out
+    assert call("fit", *command(model, other, run)) == 0
+    assert [row["stream"] for row in read_ledger(run)] == [0] * 4 + [1]
+    assert call("fit", *command(model, data, run)) == 0
+    assert [row["stream"] for row in read_ledger(run)] == [0] * 4 + [1] + [2] * 8
+    assert len({row["id"] for row in read_ledger(run)}) == 13
+
+
 def test_data_that_changed(model: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = model.parent / "whole.jsonl"
     before = data.read_text()
@@ -147,6 +179,16 @@ def test_an_export_is_data(
     assert "12 edits written" in capsys.readouterr().out
     assert call("fit", *command(model, file, tmp_path / "again")) == 0
     assert read_adapter(tmp_path / "again") == read_adapter(whole)
+
+
+def test_an_export_has_the_edits_that_hold(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "edits.jsonl"
+    assert call("history", run, "undo", IDS[1]) == 0
+    assert call("history", run, "export", file) == 0
+    assert "11 of 12 edits written" in capsys.readouterr().out
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [*IDS[:1], *IDS[2:]]
+    assert call("history", run, "export", file, "--all") == 0
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == list(IDS)
 
 
 def test_what_history_shows(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from case_lightning.command_line import settings_from
 from case_lightning.data import Edit, read_edits
 from case_lightning.data.checks import normalize_question
 from case_lightning.editing.answering import RoutedModel
@@ -43,7 +42,7 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     edits = read_edits(**data | {"path": locate_data(data["path"])})
     run = load_run(path)
     check_records(run.base, edits)
-    settings = settings_from(run.folder.read_config())
+    settings = run.folder.read_settings()
     store = Store(run.folder, Ledger(run.folder.ledger))
     editor = Editor(run.base, run.model, settings)
     load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)

@@ -1,7 +1,8 @@
 """The ledger of a run, shown, exported, compared, and changed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from case_lightning.base import load_base
-from case_lightning.command_line import settings_from
 from case_lightning.data.checks import normalize_question
 from case_lightning.display import LiveDisplay, make_console
 from case_lightning.editing.ledger import Ledger, holds
+from case_lightning.editing.loading import open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Row
@@ -28,24 +28,39 @@ WRITERS: dict[str, Callable[[Dataset, str], Any]] = {
 }
 
 
-def show(path: str, action: str, word: str = "") -> None:
+def show(path: str, action: str, word: str = "", every: bool = False) -> None:
     """List, search, show one edit, export or compare.
 
     Args:
         path: The run's folder.
         action: `list`, `search`, `show`, `export` or `diff`.
         word: What the action is about.
+        every: Whether edits are exported that do not hold, too.
     """
     console, rows = make_console(), _read_rows(path)
     if action == "show":
         _show_one(console, rows, word)
     elif action == "export":
-        console.print(f"{_export(rows, Path(word))} edits written to {word}")
+        chosen = [row for row in rows if every or holds(row)]
+        _export(chosen, Path(word))
+        console.print(f"{len(chosen)} of {len(rows)} edits written to {word}")
     elif action == "diff":
         _show_difference(console, rows, _read_rows(word))
     else:
         found = [row for row in rows if word.casefold() in f"{row['id']} {row['prompt']} {row['target']}".casefold()]
         _show_rows(console, found, f"{len(found)} of {len(rows)} edits" if word else f"{len(rows)} edits")
+
+
+def close(path: str) -> None:
+    """Let a run that was cut off end where it is.
+
+    Raises:
+        RunError: It cannot be opened or written.
+    """
+    console, folder = make_console(), RunFolder(path)
+    with _opened(folder) as session:
+        done = session.close()
+    console.print(f"{folder.path}: {'ended where it was cut off' if done else 'was not cut off'}")
 
 
 def change(path: str, action: str, ids: Sequence[str], since: int | None = None) -> None:
@@ -60,26 +75,27 @@ def change(path: str, action: str, ids: Sequence[str], since: int | None = None)
     Raises:
         RunError: There are no such edits, or the run cannot be opened or written.
     """
-    from case_lightning.editing.run import quiet_libraries
-
-    quiet_libraries()
-    console, folder = make_console(), RunFolder(path)
-    settings, rows = settings_from(folder.read_config()), _read_rows(path)
+    console, folder, rows = make_console(), RunFolder(path), _read_rows(path)
     if since is not None:
         ids = [row["id"] for row in rows if row["batch"] is not None and row["batch"] >= since]
         if not ids:
             raise RunError(f"--since: {folder.path} has no batch {since}; `history list` shows them")
-    with folder.locked():
-        base = load_base(
-            settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code
-        )
-        session, display = Session(settings, folder, base), LiveDisplay(console)
-        with display:
-            operate = session.undo if action == "undo" else session.redo
-            operate(list(dict.fromkeys(ids)), display.report)
+    with _opened(folder) as session, LiveDisplay(console) as display:
+        operate = session.undo if action == "undo" else session.redo
+        operate(list(dict.fromkeys(ids)), display.report)
     verb = "undone" if action == "undo" else "made again"
     console.print(f"{len(set(ids))} edits {verb}, {len(session.editor.edits)} hold")
     console.print(f"score it:   python -m case_lightning.evaluate --run {folder.path}")
+
+
+@contextmanager
+def _opened(folder: RunFolder) -> Iterator[Session]:
+    from case_lightning.editing.run import quiet_libraries
+
+    quiet_libraries()
+    settings = folder.read_settings()
+    with folder.locked():
+        yield Session(settings, folder, open_base(settings.base))
 
 
 def _read_rows(path: str) -> list[Row]:
@@ -113,8 +129,8 @@ def _show_one(console: Console, rows: Sequence[Row], wanted: str) -> None:
     console.print(table)
 
 
-def _export(rows: Sequence[Row], path: Path) -> int:
-    """Write all rows, by the file's ending; JSONL and Parquet can be read as data again."""
+def _export(rows: Sequence[Row], path: Path) -> None:
+    """Write rows, by the file's ending; they can be read as data again."""
     if path.suffix not in WRITERS:
         raise ConfigError(f"history export: expected a file that ends in {', '.join(WRITERS)}, found {path}")
     if "\0" in str(path) or not path.parent.is_dir():
@@ -133,7 +149,6 @@ def _export(rows: Sequence[Row], path: Path) -> int:
         part.replace(path)
     except OSError as error:
         raise ConfigError(f"history export: {path} cannot be written ({error.strerror or error})") from error
-    return len(rows)
 
 
 def _show_difference(console: Console, mine: Sequence[Row], theirs: Sequence[Row]) -> None:

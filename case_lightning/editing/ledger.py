@@ -244,7 +244,7 @@ class Ledger:
     def _check_version(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
-            remedy = "update case_lightning" if version > VERSION else "export its edits and make them again"
+            remedy = "update case_lightning" if version > VERSION else "make its edits again with this one"
             raise RunError(f"{self.path} has format version {version}, this package reads version {VERSION}; {remedy}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from case_lightning.base import Base, load_base
+from case_lightning.config import BaseSettings
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.run_folder import RunFolder
@@ -43,11 +44,25 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
         BaseModelError: The base model is not the one that was edited.
     """
     folder = RunFolder(path)
-    settings = folder.read_config()["base"]
-    ledger = Ledger(folder.ledger)
+    settings, ledger = folder.read_settings(), Ledger(folder.ledger)
+    find_adapter(folder, ledger)  # what is wrong with it is said before a model is loaded
+    base = open_base(settings.base, device)
+    # only now, for a run may have gone on meanwhile
     edits, source = ledger.edits(), find_adapter(folder, ledger)
-    base = load_base(settings["model"], settings["dtype"], device or settings["device"], settings["trust_remote_code"])
     return LoadedRun(folder, base, open_adapter(base, source), edits)
+
+
+def open_base(settings: BaseSettings, device: str | None = None) -> Base:
+    """Load the base model that settings speak of.
+
+    Args:
+        settings: Which one, and how.
+        device: Where to; by default where the settings say.
+
+    Raises:
+        BaseModelError: It cannot be loaded.
+    """
+    return load_base(settings.model, settings.dtype, device or settings.device, settings.trust_remote_code)
 
 
 def find_adapter(folder: RunFolder, ledger: Ledger) -> Path:

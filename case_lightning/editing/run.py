@@ -15,8 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from case_lightning.base import Base, load_base
-from case_lightning.command_line import settings_from
+from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit, EditDataModule, check_fits, read_edits
 from case_lightning.data.fields import require_text
@@ -26,7 +25,7 @@ from case_lightning.editing.encoding import encode_prompt
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import N_EXAMPLES, score_run
 from case_lightning.editing.ledger import Ledger, Stream
-from case_lightning.editing.loading import load_run
+from case_lightning.editing.loading import load_run, open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
@@ -84,7 +83,7 @@ def fit_run(settings: RunSettings) -> RunFolder:
     check_settings(settings)
     folder.check_usable(settings)
     data.setup("fit")  # what is wrong with it is said before a model is loaded
-    base = load_base(settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code)
+    base = open_base(settings.base)
     data.require_fit(lambda text: count_tokens(base, text), base.context_length)
     seed_everything(settings.seed, verbose=False)
     with folder.locked() if is_first_process() else nullcontext():
@@ -262,7 +261,7 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
         check_records(run.base, other)
         parts, _ = evaluate_model(Scorer(RoutedModel(run.base, run.model), batch_size), other, generate)
         return {"protocol": "wise", "dataset": data["path"], "n_records": len(other), **parts}
-    settings = settings_from(folder.read_config())
+    settings = folder.read_settings()
     settings.evaluation.batch_size, settings.evaluation.generate = batch_size, generate
     with folder.locked(), folder.guarded():
         run = load_run(path)

@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from case_lightning.command_line import settings_from
 from case_lightning.config import RunSettings
 from case_lightning.errors import CaseError, RunError
 from case_lightning.writing import write_whole
@@ -130,6 +131,24 @@ class RunFolder:
         if not isinstance(found, dict) or not isinstance(found.get("base"), dict):
             raise RunError(f"{self.path} holds no readable run: config.yaml says nothing of a base model")
         return found
+
+    def read_settings(self) -> RunSettings:
+        """The same as settings; those that there were not when the run was made have their defaults.
+
+        Raises:
+            RunError: The folder holds no run, or one with settings that are not known here.
+        """
+        found, known = self.read_config(), asdict(RunSettings())
+        for name, value in found.items():
+            inside = known.get(name)
+            strange = value.keys() - inside.keys() if isinstance(inside, dict) and isinstance(value, dict) else set()
+            if name not in known or strange or isinstance(inside, dict) != isinstance(value, dict):
+                key = f"{name}.{min(strange)}" if strange else name
+                raise RunError(
+                    f"{self.config}: {key} is no setting of this version of case_lightning; use the version that wrote "
+                    f"it, or restore the file"
+                )
+        return settings_from(_fill_in(found))
 
     def read_metrics(self) -> dict[str, Any]:
         """What `metrics.json` says.

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -160,6 +161,17 @@ class Session:
                     f"{one!r} is not the id of an undone edit of {self.folder.path}; `history list` shows them"
                 )
         self._remake(_first_batch(list(rows.values()), ids), redone=ids, progress=progress)
+
+    def close(self) -> bool:
+        """Let a stream that was cut off end where it is, for other edits to come; `False` where none was.
+
+        Its command takes up the rest of its data whenever it is run again.
+        """
+        streams = self.ledger.streams() if self.folder.started else []
+        if not streams or streams[-1].finished:
+            return False
+        self._pass_over(replace(streams[-1], finished=True), [])
+        return True
 
     @contextmanager
     def _taken_back_on_failure(self) -> Iterator[None]:

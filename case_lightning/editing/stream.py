@@ -81,7 +81,8 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
     if last.data != wanted and not last.finished:
         raise RunError(
             f"run_dir: {settings.run_dir} holds an unfinished run of {last.data['path']}; run that command again to "
-            f"finish it before other edits come"
+            f"finish it before other edits come, or let it end where it is: python -m case_lightning.history "
+            f"{settings.run_dir} close"
         )
     if last.data == wanted:
         _check_unchanged(records, last, rows)

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
-from case_lightning.base import load_base
-from case_lightning.command_line import ignore_library_warnings, settings_from
+from case_lightning.command_line import ignore_library_warnings
 from case_lightning.config import DataSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import OnContradiction, normalize_question
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.assessment import assess_edits
 from case_lightning.editing.ledger import Stream
+from case_lightning.editing.loading import open_base
 from case_lightning.editing.run import check_records, quiet_libraries
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
@@ -138,11 +138,9 @@ def work(connection: Connection, path: str) -> None:
     quiet_libraries()
     try:
         folder = RunFolder(path)
-        settings = settings_from(folder.read_config())
+        settings = folder.read_settings()
         with folder.locked():
-            base = load_base(
-                settings.base.model, settings.base.dtype, settings.base.device, settings.base.trust_remote_code
-            )
+            base = open_base(settings.base)
             seed_everything(settings.seed, verbose=False)
             editor = EditorProcess(Session(settings, folder, base))
             connection.send(editor.describe([]))

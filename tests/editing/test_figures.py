@@ -1,12 +1,14 @@
 """What is noted beside the scores: the parts of the adapter file, the examples, the environment."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
 
 from case_lightning.editing.environment import describe_environment
-from case_lightning.editing.figures import N_EXAMPLES, N_SHOWN, make_examples, measure_parts
+from case_lightning.editing.figures import N_EXAMPLES, N_SHOWN, make_examples, measure_overhead, measure_parts
+from case_lightning.editing.scoring import Scorer
 from tests.editing.tiny_run import load_tiny, make_edits, make_settings
 
 
@@ -50,6 +52,10 @@ def test_examples_are_the_first_the_best_and_the_worst() -> None:
     assert [one["reliability"] for one in shown] == [details[index]["reliability"] for index in expected]
     assert [one["edited"] for one in shown] == [f"edited {edits[index].prompt}" for index in expected]
     assert [one["id"] for one in shown[:N_EXAMPLES]] == [edit.id for edit in edits[:N_EXAMPLES]]
+
+
+def test_what_edits_cost_in_generation_is_not_known_without_an_edit() -> None:
+    assert measure_overhead(cast(Scorer, None), []) is None
 
 
 def test_the_environment_names_versions_machine_threads_and_precision(tiny_model: Path) -> None:

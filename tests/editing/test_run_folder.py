@@ -20,7 +20,7 @@ STREAM = Stream(0, {"path": "x"}, 2, "supersede")
 
 def make_batch(index: int, edits: list[Edit], superseded: dict[str, str] | None = None) -> MadeBatch:
     rows = [LedgerRow(edit, Allocation(1, "shared", (-0.5, 0.25)), 0.5, 1.0, 2.0) for edit in edits]
-    return MadeBatch(index, 0, rows, superseded or {}, Snapshot(index + 1, f"s{index}", "0"), (index + 1, 0.5))
+    return MadeBatch(index, 0, edits, rows, superseded or {}, Snapshot(index + 1, f"s{index}", "0"), (index + 1, 0.5))
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:
@@ -63,6 +63,24 @@ def test_settings_that_came_later_have_their_defaults(tmp_path: Path) -> None:
     folder.write_text(folder.config, yaml.safe_dump(config | {"subspace": {"of_another_version": 1}}))
     with pytest.raises(RunError, match=r"subspace\.of_another_version was 1, is None"):
         folder.check_usable(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("base: {}\nsubspaces: {}\n", "subspaces"),
+        ("base: {}\ntraining: {n_steps: 3}\n", "training.n_steps"),
+        ("base: {}\ntraining: 3\n", "training"),
+    ],
+)
+def test_settings_of_another_version(tmp_path: Path, text: str, named: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(text)
+    with pytest.raises(RunError, match=rf"config.yaml: {named} is no setting of this version of case_lightning; use"):
+        folder.read_settings()
+    folder.config.write_text("base: {model: other}\n")
+    assert folder.read_settings().base.model == "other"
+    assert folder.read_settings().training == RunSettings().training
 
 
 def test_what_else_a_folder_may_hold(tmp_path: Path) -> None:
@@ -165,7 +183,7 @@ def test_a_batch_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_ledger_of_another_version(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     Ledger(path).enter_stream(STREAM)
-    for version, remedy in ((1, "export its edits"), (3, "update case_lightning")):
+    for version, remedy in ((1, "make its edits again with this one"), (3, "update case_lightning")):
         with closing(sqlite3.connect(path)) as connection:
             connection.execute(f"PRAGMA user_version = {version}")
         with pytest.raises(RunError, match=f"has format version {version}, this package reads version 2; {remedy}"):

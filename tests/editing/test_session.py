@@ -17,7 +17,7 @@ from case_lightning.editing.ledger import Stream
 from case_lightning.editing.loading import find_adapter
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
-from case_lightning.editing.store import is_kept
+from case_lightning.editing.store import digest_of, is_kept
 from case_lightning.errors import ConfigError, RunError
 from case_lightning.reporting.masks import read_masks
 from tests.editing.tiny_run import load_tiny, make_edits, make_settings, read_ledger
@@ -321,10 +321,34 @@ def test_where_a_reader_finds_the_adapter(tiny_model: Path, tmp_path: Path) -> N
 def test_a_state_that_is_gone_or_broken(tiny_model: Path, tmp_path: Path, name: str) -> None:
     session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4])
     file = session.store.path(session.store.find()) / name
-    file.unlink()  # a link to it may be the adapter's own
     file.write_bytes(b"broken")
     with pytest.raises(RunError, match="restore it from a copy"):
         open_session(tiny_model, tmp_path / "run")
+
+
+def test_a_state_is_the_same_whatever_is_done_to_the_adapter_folder(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4])
+    state = session.store.path(session.store.find())
+    for file in session.folder.adapter.iterdir():
+        before = (state / file.name).read_bytes()
+        file.write_bytes(b"written over")
+        assert (state / file.name).read_bytes() == before
+    file.unlink()
+    open_session(tiny_model, tmp_path / "run")
+    assert digest_of(session.folder.adapter) == session.store.find().digest
+
+
+def test_what_is_no_state_stays_in_its_folder(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4])
+    states = session.folder.snapshots
+    (states / "my copy").mkdir()
+    (states / ".DS_Store").write_text("")
+    for left in ("writing.part", "000009-0123abcd-0123abcd"):
+        (states / left).mkdir()
+    before = session.editor.edits
+    assert open_session(tiny_model, tmp_path / "run").editor.edits == before
+    assert {"my copy", ".DS_Store"} <= {path.name for path in states.iterdir()}
+    assert not {"writing.part", "000009-0123abcd-0123abcd"} & {path.name for path in states.iterdir()}
 
 
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
