@@ -50,13 +50,14 @@ def check_unique_id(edit: Edit, place: str, places: dict[str, str]) -> None:
         raise DataError(f"id: expected one of its own, found {edit.id!r}, which {first} has as well")
 
 
-def check_fits(edit: Edit, count_tokens: Callable[[str], int], max_tokens: int) -> None:
+def check_fits(edit: Edit, count_tokens: Callable[[str], int], max_tokens: int, n_end: int = 0) -> None:
     """Check that an edit fits the model's context in each form in which it will be asked and answered.
 
     Args:
         edit: The edit.
         count_tokens: The length of a text in tokens, special tokens included.
         max_tokens: The length of the model's context in tokens.
+        n_end: Tokens that follow the target where the edit is learned.
 
     Raises:
         DataError: If a question together with its answer is longer, the message names both lengths; or if the prompt
@@ -66,7 +67,7 @@ def check_fits(edit: Edit, count_tokens: Callable[[str], int], max_tokens: int) 
         if count_tokens(text) <= count_tokens(""):
             raise DataError(f"edit {edit.id!r}: {name}: expected text that has tokens, found none in {text!r}")
     for name, text in _list_passages(edit):
-        length = count_tokens(text)
+        length = count_tokens(text) + (n_end if name == "the prompt" else 0)
         if length > max_tokens:
             expected = f"{name} and its answer together to fit the context of {max_tokens} tokens"
             raise DataError(f"edit {edit.id!r}: expected {expected}, found {length}")

@@ -63,15 +63,16 @@ class EditDataModule(LightningDataModule):
         self._records: list[Edit] = []
         self._batches: list[list[Edit]] | None = None
 
-    def require_fit(self, count_tokens: Callable[[str], int], max_tokens: int) -> None:
+    def require_fit(self, count_tokens: Callable[[str], int], max_tokens: int, n_end: int = 0) -> None:
         """Have every edit checked against the model's context; data that was read already is read again.
 
         Args:
             count_tokens: The length of a text in tokens, special tokens included.
             max_tokens: The length of the model's context in tokens.
+            n_end: Tokens that follow the target where an edit is learned.
         """
         check_count(max_tokens, "max_tokens", least=1)
-        self._check = lambda edit: check_fits(edit, count_tokens, max_tokens)
+        self._check = lambda edit: check_fits(edit, count_tokens, max_tokens, n_end)
         self._batches = None
 
     def setup(self, stage: str | None = None) -> None:

@@ -51,13 +51,15 @@ class Preparation:
             varied: Whether with other wordings.
         """
         prompts = [self._encode(edit.prompt, edit) for edit in edits]
-        chats = [self._encode_chat(edit) for edit in edits if self.settings.training.chat]
+        chats = [self._encode_chats(edit) for edit in edits]
         wordings = [self._encode_variants(edit) if varied else [] for edit in edits]
-        exact = self._run(*self.exact, [*prompts, *chats])
-        others = iter(self._run(*self.fast, list(chain.from_iterable(wordings))))
-        made = [tuple(islice(others, len(own))) for own in wordings]
-        mine = [exact[index :: len(edits)] for index in range(len(edits))]  # each its prompt and, if any, its chat
-        return [PreparedEdit(text, own, chats=tuple(chat)) for (text, *chat), own in zip(mine, made, strict=True)]
+        exact = iter(self._run(*self.exact, [*prompts, *chain.from_iterable(chats)]))
+        texts = list(islice(exact, len(edits)))
+        fast = iter(self._run(*self.fast, list(chain.from_iterable(wordings))))
+        return [
+            PreparedEdit(text, tuple(islice(fast, len(own))), chats=tuple(islice(exact, len(chat))))
+            for text, own, chat in zip(texts, wordings, chats, strict=True)
+        ]
 
     def _run(self, prefix: Prefix, suffix: Suffix, encoded: Sequence[Encoded]) -> list[PreparedText]:
         states = prefix([one.tokens for one in encoded])
@@ -71,14 +73,18 @@ class Preparation:
         return self._mark(encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end), edit)
 
     def _encode_variants(self, edit: Edit) -> list[Encoded]:
-        """Those other wordings that the model has room for."""
-        count, most = self.settings.training.n_variants, self.base.context_length
-        encoded = (self._encode(wording, edit) for wording in vary_prompt(edit, count, self.settings.seed))
-        return [one for one in encoded if len(one.tokens) <= most]
+        wordings = vary_prompt(edit, self.settings.training.n_variants, self.settings.seed)
+        return self._keep_fitting([self._encode(wording, edit) for wording in wordings])
 
-    def _encode_chat(self, edit: Edit) -> Encoded:
+    def _encode_chats(self, edit: Edit) -> list[Encoded]:
+        if not self.settings.training.chat:
+            return []
         chat = encode_chat(self.base.tokenizer, edit.prompt, edit.target, self.settings.training.append_end)
-        return self._mark(chat, edit)
+        return self._keep_fitting([self._mark(chat, edit)])
+
+    def _keep_fitting(self, encoded: Sequence[Encoded]) -> list[Encoded]:
+        """Those that the model has room for."""
+        return [one for one in encoded if len(one.tokens) <= self.base.context_length]
 
     def _mark(self, encoded: Encoded, edit: Edit) -> Encoded:
         return mark_start(self.base.tokenizer, encoded, edit.subject) if self.config.from_subject else encoded

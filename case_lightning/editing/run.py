@@ -84,7 +84,7 @@ def fit_run(settings: RunSettings) -> RunFolder:
     folder.check_usable(settings)
     data.setup("fit")  # what is wrong with it is said before a model is loaded
     base = open_base(settings.base)
-    data.require_fit(lambda text: count_tokens(base, text), base.context_length)
+    data.require_fit(lambda text: count_tokens(base, text), base.context_length, int(settings.training.append_end))
     seed_everything(settings.seed, verbose=False)
     with folder.locked() if is_first_process() else nullcontext():
         Run(settings, folder, base, console).fit(data.records)
@@ -160,14 +160,14 @@ def check_prompt(base: Base, prompt: str, max_new_tokens: int) -> None:
         )
 
 
-def check_records(base: Base, edits: Sequence[Edit]) -> None:
-    """Refuse edits that do not fit the model's context.
+def check_records(base: Base, edits: Sequence[Edit], n_end: int = 0) -> None:
+    """Refuse edits that do not fit the model's context, with so many tokens behind the target.
 
     Raises:
         DataError: The message names the edit and both lengths.
     """
     for edit in edits:
-        check_fits(edit, lambda text: count_tokens(base, text), base.context_length)
+        check_fits(edit, lambda text: count_tokens(base, text), base.context_length, n_end)
 
 
 def quiet_libraries() -> None:

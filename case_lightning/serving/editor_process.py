@@ -75,7 +75,7 @@ class EditorProcess:
 
     def add(self, edits: Sequence[Edit], on_contradiction: OnContradiction) -> Change:
         """Make edits, as a stream of one batch; those that the run holds already are left out."""
-        check_records(self.session.base, edits)
+        check_records(self.session.base, edits, int(self.session.settings.training.append_end))
         self._check_ids(edits)
         held = {_fact(edit): edit.id for edit in self.session.editor.edits}
         asked = {normalize_question(edit.prompt) for edit in self.session.editor.edits}

@@ -176,6 +176,13 @@ def test_check_fits(edit: Edit, message: str | None) -> None:
         check_fits(edit, count_words, 4)
 
 
+def test_the_token_that_ends_an_answer_takes_a_place_where_it_is_learned() -> None:
+    edit = Edit("a", "one two", "three", rephrases=("1 2 3",))
+    check_fits(edit, count_words, 4, n_end=1)
+    with pytest.raises(DataError, match="the prompt and its answer together to fit the context of 3 tokens, found 4"):
+        check_fits(edit, count_words, 3, n_end=1)
+
+
 def test_require_fit_applies_to_the_stream(write_edits: WriteEdits) -> None:
     path = write_edits(("one", "two"), ("one two", "three"))
     data = EditDataModule(path)

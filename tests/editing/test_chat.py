@@ -1,6 +1,7 @@
 """Edits that are fitted in the tokenizer's chat template, too."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_each_kind_of_wording_is_seen_equally_often(tiny_model: Path, n_variants
         assert seen[id(variant)] == pytest.approx(300 / len(prepared.variants), abs=1)
     (without,) = build(load(tiny_model, TEMPLATE), n_variants=n_variants).prepare([EDIT])
     assert (len(without.variants), without.chats) == (len(prepared.variants), ())
+
+
+def test_a_chat_that_the_model_has_no_room_for_is_left_out(tiny_model: Path) -> None:
+    base = load(tiny_model, TEMPLATE)
+    editor = build(base, chat=True, n_variants=0)
+    edits = make_edits(2)
+    long = replace(edits[0], prompt=" ".join([edits[0].prompt] * 10))
+    room = len(encode_chat(base.tokenizer, long.prompt, long.target, end=True).tokens)
+    base.model.config.max_position_embeddings = room - 1
+    prepared = editor.prepare([long, edits[1]])
+    assert [len(one.chats) for one in prepared] == [0, 1]
+    own = encode_chat(base.tokenizer, edits[1].prompt, edits[1].target, end=True)
+    assert torch.equal(prepared[1].chats[0].encoded.tokens, own.tokens)
+    base.model.config.max_position_embeddings = room
+    assert [len(one.chats) for one in editor.prepare([long, edits[1]])] == [1, 1]
 
 
 def test_a_tokenizer_without_a_template_is_refused(tiny_model: Path) -> None:
