@@ -1,12 +1,14 @@
 """KNT as a callback: only the neurons that the new knowledge depends on are tuned."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -45,13 +47,20 @@ class SensitiveNeuronMask(Callback):
     def measure(self, pl_module: LightningModule, batch: Batch) -> dict[str, Tensor]:
         """The sensitivity of each neuron, `(neurons,)` for each parameter; override it where there is a shorter way.
 
-        This one asks the module for the training loss of one example at a time. It takes a batch that is a tensor, or a
-        tuple, list or dict of tensors, whose first axis is the example.
+        This one asks the module's `training_step` for the loss of one example at a time, so what that counts or logs
+        is counted once more; normalization layers use their running statistics and do not update them. It takes a batch
+        that is a tensor, or a tuple, list or dict of tensors, whose first axis is the example.
 
         Raises:
-            ValueError: `neurons` names no parameter of the module, or an example has no loss.
+            ValueError: `neurons` names no parameter of the module, an example has no loss, or the module optimizes by
+                itself.
             TypeError: The batch is of another kind.
         """
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"SensitiveNeuronMask: the training_step of {type(pl_module).__name__} optimizes by itself "
+                f"(automatic_optimization is False); override SensitiveNeuronMask.measure"
+            )
         parameters = dict(pl_module.named_parameters())
         if not self.neurons or not self.neurons.keys() <= parameters.keys():
             raise ValueError(
@@ -59,11 +68,12 @@ class SensitiveNeuronMask(Callback):
                 f"{sorted(self.neurons)}; it has {', '.join(parameters)}"
             )
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.neurons}
-        for example in _split(batch):
-            loss = _loss(pl_module.training_step(example, 0))
-            found = torch.autograd.grad(loss, [parameters[name] for name in self.neurons], allow_unused=True)
-            for name, gradient in zip(self.neurons, found, strict=True):
-                gradients[name].append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
+        with _fixed_statistics(pl_module):
+            for example in _split(batch):
+                loss = _loss(pl_module.training_step(example, 0))
+                found = torch.autograd.grad(loss, [parameters[name] for name in self.neurons], allow_unused=True)
+                for name, gradient in zip(self.neurons, found, strict=True):
+                    gradients[name].append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
         return {name: sum_fisher(gradients[name], dim) for name, dim in self.neurons.items()}
 
     @override
@@ -104,6 +114,19 @@ class SensitiveNeuronMask(Callback):
             (name, parameters[name], _align(mask, parameters[name], self.neurons[name]))
             for name, mask in self.masks.items()
         ]
+
+
+@contextmanager
+def _fixed_statistics(module: nn.Module) -> Iterator[None]:
+    """Have normalization layers take their running statistics: those of one example say nothing."""
+    training = [one for one in module.modules() if isinstance(one, _NormBase) and one.training]
+    try:
+        for one in training:
+            one.eval()
+        yield
+    finally:
+        for one in training:
+            one.train()
 
 
 def _align(mask: Tensor, parameter: Tensor, dim: int) -> Tensor:

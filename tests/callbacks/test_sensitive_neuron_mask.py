@@ -246,3 +246,28 @@ def test_a_batch_that_cannot_be_taken_apart_is_refused(batch: Any) -> None:
 def test_an_example_without_a_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="no loss for an example"):
         fit(TakesAnything(), BATCHES, SensitiveNeuronMask(NEURONS))
+
+
+class Normalized(TwoLayers):
+    """With a layer whose training mode needs more than one example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(HIDDEN)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.norm(self.hidden(inputs)).tanh())
+
+
+def test_measuring_leaves_running_statistics_alone() -> None:
+    module = Normalized()
+    fit(module, BATCHES, SensitiveNeuronMask(NEURONS))
+    assert module.norm.num_batches_tracked == len(BATCHES)
+    assert module.norm.training
+
+
+def test_a_module_that_optimizes_by_itself_is_refused() -> None:
+    module = TwoLayers()
+    module.automatic_optimization = False
+    with pytest.raises(ValueError, match=r"TwoLayers optimizes by itself .*; override SensitiveNeuronMask.measure"):
+        fit(module, BATCHES, SensitiveNeuronMask(NEURONS))
