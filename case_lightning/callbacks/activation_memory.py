@@ -86,12 +86,19 @@ class ActivationMemory(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._inputs = None
         if self.module:
+            module = dict(pl_module.named_modules()).get(self.module)
+            if module is None:
+                raise ValueError(
+                    f"ActivationMemory: {self.module!r} is no submodule of {type(pl_module).__name__}; it has "
+                    f"{', '.join(name for name, _ in pl_module.named_modules() if name)}"
+                )
 
-            def note_inputs(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+            def note_inputs(_: torch.nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
                 if trainer.training:
-                    self._inputs = args[0].detach().reshape(-1, args[0].shape[-1])
+                    inputs = next(iter((*args, *kwargs.values())))
+                    self._inputs = inputs.detach().reshape(-1, inputs.shape[-1])
 
-            self._handle = pl_module.get_submodule(self.module).register_forward_pre_hook(note_inputs)
+            self._handle = module.register_forward_pre_hook(note_inputs, with_kwargs=True)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

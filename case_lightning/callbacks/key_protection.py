@@ -90,7 +90,7 @@ class KeyProtection(Callback):
                 self._read[name] = KeyMoment(weight.shape[1], weight.device)
                 hook = partial(self._note, trainer, self._read[name])
                 module = pl_module.get_submodule(name.rpartition(".")[0])
-                self._handles.append(module.register_forward_pre_hook(hook))
+                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -132,9 +132,12 @@ class KeyProtection(Callback):
             self._shields[name] = found = moving, self.moments[name].shield(self.strength, moving)
         return found[1]
 
-    def _note(self, trainer: Trainer, read: KeyMoment, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _note(
+        self, trainer: Trainer, read: KeyMoment, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> None:
         if trainer.training:
-            read.add(args[0].detach().reshape(-1, args[0].shape[-1]))
+            inputs = next(iter((*args, *kwargs.values())))
+            read.add(inputs.detach().reshape(-1, inputs.shape[-1]))
 
     def _unhook(self) -> None:
         while self._handles:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
-from case_lightning.callbacks import ActivationMemory
+from case_lightning.callbacks import ActivationMemory, KeyProtection
 from case_lightning.method.activation import dequantize
 from tests.callbacks.tiny_modules import D_IN, D_OUT, HIDDEN, TwoLayers, draw_batch, fit, fit_again, load, make_trainer
 
@@ -314,3 +314,26 @@ def test_without_a_module_the_way_out_is_named() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"found .*{next(iter(settings.values()))}"):
         ActivationMemory("hidden", **settings)
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'hiden' is no submodule of TwoLayers; it has hidden, head"):
+        fit(TwoLayers(), [OLD], ActivationMemory("hiden"))
+
+
+class CalledByKeyword(TwoLayers):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.hidden(input=inputs).tanh())
+
+
+def test_a_module_may_be_called_by_keyword() -> None:
+    memories, protections = (
+        [ActivationMemory("hidden") for _ in range(2)],
+        [KeyProtection(["hidden"]) for _ in range(2)],
+    )
+    for module, memory, protection in zip((TwoLayers(), CalledByKeyword()), memories, protections, strict=True):
+        fit(module, [OLD], memory, protection)
+    assert torch.equal(memories[0].rows["inputs"], memories[1].rows["inputs"])
+    moments = [one.moments["hidden.weight"].total for one in protections]
+    assert moments[0].any()
+    assert torch.equal(*moments)
