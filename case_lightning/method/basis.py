@@ -4,11 +4,11 @@ Ours. The published subspace is a pair `B A` of which both are tuned. Tuning `A`
 that past knowledge is read by, and a few directions in which all inputs are large carry most of the activations, so
 that what one edit learns there every other edit gets, too. Here `A` is fixed and its inputs are whitened,
 
-    A = R W,    W = (I + Σ_i (√(λ_k / λ_i) − 1) v_i v_iᵀ) D,    D = diag(c / √(E[x_j²] + ρ)),
+    A = R W,    W = (I + Σ_i (√(λ_{k+1} / λ_i) − 1) v_i v_iᵀ) D,    D = diag(c / √(E[x_j²] + ρ)),
 
 with seeded random orthonormal rows `R`, so that what is tuned, `B`, is linear in features that are of like size and
 nearly uncorrelated over ordinary text. `λ_i, v_i` are the largest eigenpairs of the second moment of `D x`, cut down to
-the next one, `λ_k`. Of all this a vector and a few directions are stored; `R` comes from its seed.
+the next one, `λ_{k+1}`. Of all this a vector and a few directions are stored; `R` comes from its seed.
 
 Whitened features make sequential least squares forget less; the same statistics serve as the preserved keys of null-
 space methods [1] and in normalised ones [2], which use a full second moment of the edited layer's input.
@@ -33,7 +33,7 @@ class Whitening:
     Attributes:
         scales: The diagonal of `D`, `(d_in,)`.
         directions: `v_i`, orthonormal, `(k, d_in)`.
-        shrinks: `√(λ_k / λ_i) − 1`, from −1 to 0, `(k,)`.
+        shrinks: `√(λ_{k+1} / λ_i) − 1`, from −1 to 0, `(k,)`.
     """
 
     scales: Tensor

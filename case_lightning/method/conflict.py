@@ -23,7 +23,7 @@ settles it: what a subspace holds is taken as the sum of its members' gradients,
     c = cos( Σ_m (G_m − Ḡ_m), G − Ḡ ),
 
 so that an edit is compared with edits. (Less the mean of today, the members of a single subspace would sum to zero.) Ḡ
-and the sums are kept as seeded random sketches [2] of some kilobytes.
+and the sums are kept as seeded random sketches [2], of 64 KiB each by default.
 """
 
 from dataclasses import dataclass

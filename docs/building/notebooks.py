@@ -1,5 +1,6 @@
 """A hook of mkdocs: each notebook of `notebooks/` becomes a page, with the outputs that are stored in it."""
 
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -18,3 +19,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for name, picture in resources["outputs"].items():
             files.append(File.generated(config, f"notebooks/{name}", content=picture))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links to notebooks lead to their files in the repository, and to their pages here."""
+    return re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
