@@ -232,7 +232,7 @@ class Ledger:
 
     def _read(self, query: str) -> list[sqlite3.Row]:
         if not self.path.is_file():
-            raise RunError(f"{self.path} is not there; the folder holds no finished run")
+            raise RunError(f"{self.path} is not there; restore it from a copy, or give the folder that 'fit' has left")
         try:
             with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True)) as connection:
                 connection.row_factory = sqlite3.Row

@@ -127,9 +127,14 @@ class RunFolder:
         try:
             found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"{self.path} holds no readable run: config.yaml is missing or broken ({error})") from error
+            raise RunError(
+                f"{self.path} holds no readable run: config.yaml is missing or broken ({error}); give the folder that "
+                f"'fit' has left, or restore the file from a copy"
+            ) from error
         if not isinstance(found, dict) or not isinstance(found.get("base"), dict):
-            raise RunError(f"{self.path} holds no readable run: config.yaml says nothing of a base model")
+            raise RunError(
+                f"{self.path} holds no readable run: config.yaml says nothing of a base model; restore it from a copy"
+            )
         return found
 
     def read_settings(self) -> RunSettings:
@@ -159,7 +164,10 @@ class RunFolder:
         try:
             found: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path} holds no finished run: metrics.json is missing or broken ({error})") from error
+            raise RunError(
+                f"{self.path} holds no finished run: metrics.json is missing or broken ({error}); finish it with 'fit', "
+                f"or score it with 'evaluate'"
+            ) from error
         return found
 
     def read_peaks(self) -> dict[str, Any]:
