@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi import HTTPException
@@ -14,13 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from case_lightning.errors import CaseError, ConfigError, DataError, RunError, UnknownEditError
 from case_lightning.serving import edit_desk
-from case_lightning.serving.edit_desk import EditDesk
+from case_lightning.serving.app import create_app
+from case_lightning.serving.edit_desk import Allowance, EditDesk
 from case_lightning.serving.editor_process import Change
 from case_lightning.serving.leaving import wait_unless_gone
 from case_lightning.serving.metrics import Metrics
 from case_lightning.serving.middleware import RequestLog
 from case_lightning.serving.refusals import BusyError, EditError, LimitError, find_status
-from case_lightning.serving.settings import Limits
+from case_lightning.serving.settings import Limits, ServeSettings
 
 
 def pretend_to_work(connection: Connection, path: str) -> None:
@@ -63,6 +66,24 @@ def test_changes_wait_within_bounds_and_a_slow_one_is_seen(desk: EditDesk) -> No
     assert slow.result(60).results == [{"status": "sleep"}]
     assert desk.submit("sleep", 0).result(60)
     assert not desk.stuck
+
+
+def test_who_is_sent_away_for_want_of_room_keeps_the_allowance(desk: EditDesk) -> None:
+    settings, engine = ServeSettings("run"), SimpleNamespace(state=SimpleNamespace(fingerprint="case-0"))
+    served: Any = SimpleNamespace(
+        settings=settings, engine=engine, desk=desk, allowance=Allowance(3, clock=lambda: 0.0), metrics=Metrics()
+    )
+    client = TestClient(create_app(served), base_url="http://localhost")
+    asked = {"ids": ["a", "b", "c"]}
+    commands = desk.submit("sleep", 1.0), desk.submit("sleep", 0)
+    assert [client.post("/v1/edits/undo", json=asked).status_code for _ in range(3)] == [503] * 3
+    for command in commands:
+        command.result(60)
+    until = time.monotonic() + 60
+    while (answer := client.post("/v1/edits/undo", json=asked)).status_code == 503:
+        assert time.monotonic() < until
+    assert answer.status_code == 200, answer.text
+    assert client.post("/v1/edits/undo", json=asked).status_code == 429
 
 
 def test_a_change_that_cannot_be_shown_is_shown_with_the_next(desk: EditDesk) -> None:
