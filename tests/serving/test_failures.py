@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from case_lightning.editing.run_folder import RunFolder
 from case_lightning.errors import CaseError, ConfigError, DataError, RunError, UnknownEditError
 from case_lightning.serving import edit_desk
 from case_lightning.serving.app import create_app
@@ -22,7 +23,7 @@ from case_lightning.serving.editor_process import Change
 from case_lightning.serving.leaving import wait_unless_gone
 from case_lightning.serving.metrics import Metrics
 from case_lightning.serving.middleware import RequestLog
-from case_lightning.serving.refusals import BusyError, EditError, LimitError, find_status
+from case_lightning.serving.refusals import BusyError, EditError, LimitError, find_status, word_for_client
 from case_lightning.serving.settings import Limits, ServeSettings
 
 
@@ -113,6 +114,31 @@ def test_an_editing_process_that_is_gone(desk: EditDesk) -> None:
 )
 def test_whose_mistake_it_is(error: CaseError, status: int) -> None:
     assert find_status(error)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ConfigError("the fit of edit batch 3 diverged, its loss went from 1 to 9; it is taken back; lower it"),
+            "the fit of edit batch 3 diverged, its loss went from 1 to 9; nothing is changed; send fewer edits in a "
+            "request, or ask whoever runs the server for a run with a lower training.learning_rate",
+        ),
+        (
+            RunFolder("run").refuse(OSError(28, "No space left")),
+            "run cannot be written (No space left); nothing is changed; whoever runs the server has to see to it",
+        ),
+        (
+            UnknownEditError("'x' is not the id of an edit of run; `history list` shows them"),
+            "'x' is not the id of an edit of run; GET /v1/edits lists them",
+        ),
+        (UnknownEditError("edit 'x' is undone already, since 9"), "edit 'x' is undone already, since 9"),
+        (DataError("edits[0].id: 'x' is taken; give none"), "edits[0].id: 'x' is taken; give none"),
+    ],
+)
+def test_a_client_is_told_what_a_client_can_do(error: CaseError, said: str) -> None:
+    worded = word_for_client(error)
+    assert (type(worded), str(worded)) == (type(error), said)
 
 
 class Gone:
