@@ -1,6 +1,8 @@
 """Every configuration that the project carries can be read, and edits a layer that its base model has."""
 
 import configparser
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from case_lightning.base import DEFAULT_MODEL, find_architecture
 from case_lightning.bench import read_bench
 from case_lightning.benchmark.plan import check_bench
 from case_lightning.command_line import read_settings
+from case_lightning.config import RunSettings, TrainingSettings
 from case_lightning.editing.run import check_settings
 from case_lightning.subspace import CaseConfig, CaseLayer
 from tests.base.large_models import LLAMA_2_7B, LLAMA_3_8B, QWEN_2_5_7B
@@ -62,6 +65,19 @@ def test_a_comparison_can_be_read(path: Path) -> None:
     check_bench(settings)
     assert settings.base.model == DEFAULT_MODEL
     assert set(settings.methods) & {"case", "default"}
+
+
+def test_a_row_of_the_ablation_by_hand_edits_as_the_row_does() -> None:
+    path = _ROOT / "configs" / "bench" / "ablation_smollm2.yaml"
+    command = re.search(r"python -m case_lightning\.fit (.*)", path.read_text(encoding="utf-8"))
+    assert command
+    words = shlex.split(command[1])
+    by_hand, row = read_settings(words, ""), read_bench(["--config", str(path)])
+    expected = RunSettings(training=TrainingSettings(**row.methods["no_mask"]["training"]))
+    for section in ("base", "subspace", "conflict", "memory", "training", "consolidation"):
+        assert getattr(by_hand, section) == getattr(expected, section), section
+    assert (by_hand.evaluation, by_hand.data.batch_size) == (row.evaluation, row.data["zsre"].batch_size)
+    assert [by_hand.data.limit] == row.n_edits
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_config)

@@ -62,7 +62,7 @@ def load_base(model: str, dtype: str = "auto", device: str = "auto", trust_remot
     """
     if dtype not in DTYPES:
         raise BaseModelError(f"unknown dtype {dtype!r}; give one of {', '.join(DTYPES)}")
-    place = _choose_device(device)
+    place = choose_device(device)
     loaded, tokenizer = _read(resolve_source(model), model, dtype, place, trust_remote_code)
     loaded.name_or_path = model  # the embedded model's cache path would end up in saved adapters
     loaded.train(False).requires_grad_(False)
@@ -86,7 +86,12 @@ def _read(
         ) from error
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """The device of a name as `load_base` takes it.
+
+    Raises:
+        BaseModelError: There is no such device.
+    """
     if device == "auto":
         local_rank = os.environ.get("LOCAL_RANK")  # set by launchers in each process of a distributed run
         gpu = f"cuda:{local_rank}" if local_rank else "cuda"

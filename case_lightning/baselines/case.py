@@ -61,6 +61,15 @@ class CaseSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     consolidation: ConsolidationSettings = field(default_factory=ConsolidationSettings)
 
+    def fill_run(self, seed: int = 0) -> RunSettings:
+        """The settings of a run that edits so.
+
+        Args:
+            seed: Of the subspaces' input side, rehearsal and reservoir.
+        """
+        sections = dict(vars(self))
+        return RunSettings(seed=seed, base=BaseSettings(layer=sections.pop("layer")), **sections)
+
 
 class Case(EditingMethod):
     """Edits by CASE.
@@ -79,9 +88,7 @@ class Case(EditingMethod):
     def __init__(self, base: Base, seed: int = 0, settings: CaseSettings | None = None) -> None:
         """Put an empty adapter on the base model."""
         super().__init__(base, seed)
-        sections = dict(vars(settings or CaseSettings()))
-        layer = BaseSettings(layer=sections.pop("layer"))
-        self.settings = RunSettings(seed=seed, base=layer, **sections)
+        self.settings = (settings or CaseSettings()).fill_run(seed)
         self._take(put_adapter(base, self.settings))
 
     @override

@@ -4,13 +4,12 @@ The papers draw them from a data set of questions. Here they are lines of the ca
 so that no method sees what it is scored on.
 """
 
-from importlib.resources import files
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from case_lightning.editing.encoding import encode_prompt
+from case_lightning.subspace.router import read_ordinary_lines
 
 
 def draw_irrelevant(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[Tensor]:
@@ -21,6 +20,6 @@ def draw_irrelevant(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -
         count: How many; of a text with fewer lines, all.
         seed: Of the choice.
     """
-    lines = (files("case_lightning.subspace") / "calibration.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_ordinary_lines()
     order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))[:count]
     return [encode_prompt(tokenizer, lines[index]) for index in order.tolist()]

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from rich.markdown import Markdown
 
 from case_lightning.benchmark.cell import read_stream
-from case_lightning.benchmark.plan import Cell, check_bench, plan_cells
+from case_lightning.benchmark.plan import UNREAD, Cell, check_bench, plan_cells
 from case_lightning.benchmark.plots import draw_plots
 from case_lightning.benchmark.pool import run_cells
 from case_lightning.benchmark.settings import BenchSettings
@@ -84,8 +84,20 @@ def _note_settings(settings: BenchSettings, path: Path) -> None:
 
 
 def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    before, now = _take_read(before), _take_read(now)
     pairs = [(key, before[key], now[key]) for key in before if key in now and key not in GROWING]
     for key in ("methods", "data"):
         old, new = before.get(key, {}), now[key]
         pairs += [(f"{key}.{name}", old[name], new[name]) for name in old if name in new]
     return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _take_read(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that are not read; an earlier package took any value of them."""
+    unread = [key.split(".") for key in UNREAD]
+    return {
+        section: {name: one for name, one in value.items() if [section, name] not in unread}
+        if isinstance(value, dict)
+        else value
+        for section, value in config.items()
+    }

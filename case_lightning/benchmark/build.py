@@ -7,18 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from case_lightning.base import Base
-from case_lightning.baselines import METHODS, EditingMethod
+from case_lightning.baselines import METHODS, CaseSettings, EditingMethod
 from case_lightning.command_line import SettingsParser
+from case_lightning.editing.run import check_settings
 from case_lightning.errors import ConfigError
 
 
 def check_method(name: str, found: Mapping[str, Any]) -> None:
-    """Refuse a method that there is not, or a setting that it does not have.
+    """Refuse a method that there is not, a setting that it does not have, and of `case` what `fit` would refuse.
 
     Raises:
         ConfigError: The message names the method, the value and what there is.
     """
-    _build_settings(name, found)
+    settings = _build_settings(name, found)
+    if isinstance(settings, CaseSettings):
+        try:
+            check_settings(settings.fill_run())
+        except ConfigError as error:
+            raise ConfigError(f"methods.{name}.{error}") from None
 
 
 def build_method(name: str, found: Mapping[str, Any], base: Base, seed: int) -> EditingMethod:

@@ -5,19 +5,29 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from case_lightning.base.load import choose_device
 from case_lightning.benchmark.build import check_method
 from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import keep_latest
-from case_lightning.errors import ConfigError
+from case_lightning.data.reading import check_count
+from case_lightning.editing.run import AT_MOST, check_settings
+from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.writing import write_whole
 
 Row = dict[str, Any]
 MAIN_FIGURES = ["reliability", "generalization", "locality"]  # whose mean ranks the methods
 NAME = r"[\w-]+"
+UNREAD = {  # settings of `fit` that a comparison does not read, and what says it instead
+    "base.layer": "the layer is a setting of a method, as methods.case.layer",
+    "base.device": "devices says where runs go",
+    "evaluation.retention_points": "n_edits says when methods are scored",
+}
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,37 @@ def check_bench(settings: BenchSettings) -> None:
         for name in getattr(settings, key):
             if not re.fullmatch(NAME, name):
                 raise ConfigError(f"{key}: expected a name of letters, digits, - and _, found {name!r}")
+    for key, instead in UNREAD.items():
+        value = attrgetter(key)(settings)
+        if value != attrgetter(key)(BenchSettings()):
+            raise ConfigError(f"{key}: expected none, as bench does not read it, found {value}; {instead}")
+    _check_numbers(settings)
+    for device in settings.devices:
+        try:
+            choose_device(device)
+        except BaseModelError as error:
+            raise ConfigError(f"devices: {error}") from None
+    for name, found in settings.methods.items():
+        check_method(name, found)
+
+
+def _check_numbers(settings: BenchSettings) -> None:
+    """Refuse numbers that cannot work, as `fit` does."""
+    check_settings(RunSettings(evaluation=settings.evaluation))
     if min(settings.n_edits) < 1:
         raise ConfigError(f"n_edits: expected numbers above 0, found {min(settings.n_edits)}")
     for key, value in {"max_seconds": settings.max_seconds, "timing.edits": settings.timing.edits}.items():
         if not value > 0:
             raise ConfigError(f"{key}: expected a number above 0, found {value}")
-    for name, found in settings.methods.items():
-        check_method(name, found)
+    check_count(settings.timing.rounds, "timing.rounds", least=0)
+    for seed in settings.seeds:
+        if not 0 <= seed <= AT_MOST["seed"]:
+            raise ConfigError(f"seeds: expected 0 to {AT_MOST['seed']}, found {seed}")
+    for name, data in settings.data.items():
+        check_count(data.batch_size, f"data.{name}.batch_size", least=1)
+        check_count(data.offset, f"data.{name}.offset", least=0)
+        if data.limit is not None:
+            check_count(data.limit, f"data.{name}.limit", least=1)
 
 
 def split_stream(edits: Sequence[Edit], batch_size: int, stops: Sequence[int]) -> Iterator[tuple[list[Edit], int]]:

@@ -31,8 +31,8 @@ class BenchSettings:
         seeds: Of everything random.
         max_seconds: Editing and scoring of a run that takes longer is ended at the largest number of edits that fits.
         devices: Where runs go, one at a time on each; `cpu`, `cuda:0` …
-        base: The model that is edited.
-        evaluation: How it is scored.
+        base: The model that is edited; `devices` say where, and each method has its own `layer`.
+        evaluation: How it is scored; `n_edits` says when.
         timing: How edits are timed side by side.
     """
 

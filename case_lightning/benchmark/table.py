@@ -10,7 +10,6 @@ from case_lightning.benchmark.plan import MAIN_FIGURES, Cell, Row
 from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.reporting.wording import write_bytes, write_count
 
-KEYS = ["data", "method", "n_edits"]
 HEADS: dict[str, tuple[str, Callable[[float], str]]] = {
     "reliability": ("Rel", "{:.3f}".format),
     "generalization": ("Gen", "{:.3f}".format),

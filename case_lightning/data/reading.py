@@ -6,8 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from case_lightning.data.checks import check_unique_id
 from case_lightning.data.edit import Edit
 from case_lightning.data.fields import ID_NAMES
@@ -99,6 +97,8 @@ class EditReader:
             found = f"none of {len(self.skipped)} records can be used; the first: {self.skipped[0]}"
             raise DataError(f"{path}: {found}; correct the records, or see data.format and data.columns")
         if self.skipped:
+            from lightning.pytorch.utilities import rank_zero_warn  # slow to import: a report need not wait
+
             total = kept + len(self.skipped)
             rank_zero_warn(f"{path}: {len(self.skipped)} of {total} records skipped; the first: {self.skipped[0]}")
 

@@ -17,7 +17,7 @@ def read_csv(path: Path) -> Iterator[Record]:
     Raises:
         DataError: If the file is not UTF-8, two columns share a name, or a quote is left open.
     """
-    delimiter = "\t" if path.suffix == ".tsv" else ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(rows, [])

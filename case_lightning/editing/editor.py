@@ -224,7 +224,7 @@ class Editor:
             right = (logits.argmax(-1) == batch.labels).float()
             for row in range(len(chosen)):
                 mine = batch.rows == row
-                counted = right[mine][:-1] if self._ends_with_token(chosen[row]) else right[mine]
+                counted = right[mine][:-1] if self._ends_with_token else right[mine]
                 losses.append(nll[mine].mean().item())
                 hits.append(counted.mean().item())
         return losses, hits
@@ -347,7 +347,8 @@ class Editor:
         self.past += prepared
         self.n_keys += [len(make_keys(self.base.tokenizer, edit)) for edit in edits]
 
-    def _ends_with_token(self, edit: PreparedEdit) -> bool:
+    @property
+    def _ends_with_token(self) -> bool:
         return self.settings.training.append_end and self.base.tokenizer.eos_token_id is not None
 
 

@@ -171,6 +171,12 @@ class Ledger:
         """Points of the retention curve: edits so far, reliability on them."""
         return [list(row) for row in self._read("SELECT n_edits, reliability FROM retention ORDER BY n_edits")]
 
+    def mask_rows(self) -> list[dict[str, Any]]:
+        """All rows of `masks`, in the order of their batches; none in a ledger from before masks were noted."""
+        if not self._read("SELECT name FROM sqlite_master WHERE name = 'masks'"):
+            return []
+        return [dict(row) for row in self._read("SELECT * FROM masks ORDER BY batch, parameter")]
+
     def enter_stream(
         self, stream: Stream, snapshot: Snapshot | None = None, left_out: Sequence[Edit] = (), batch: int = 0
     ) -> None:

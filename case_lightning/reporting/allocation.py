@@ -32,7 +32,7 @@ def allocation_section(runs: Sequence[Run]) -> Markup:
 
 
 def _draw_allocation(run: Run, key: str) -> Markup:
-    counts = Counter(edit.allocation.subspace for edit in run.edits if edit.allocation.subspace is not None)
+    counts = Counter(edit.subspace for edit in run.edits if edit.subspace is not None)
     if not counts:
         return note("There is no ledger that says which subspace holds which edit.")
     n_rows = max(counts) + 1
@@ -53,7 +53,7 @@ def gather_cells(edits: Sequence[LedgerEdit]) -> dict[str, list[Cell]]:
     """Gather the cells of each kind of decision; neighbouring edits of one kind in one subspace are one cell."""
     kinds: dict[str, list[Cell]] = {}
     for number, edit in enumerate(edits):
-        subspace = edit.allocation.subspace
+        subspace = edit.subspace
         if subspace is None:
             continue
         cells = kinds.setdefault(_find_kind(edit), [])
@@ -67,5 +67,5 @@ def gather_cells(edits: Sequence[LedgerEdit]) -> dict[str, list[Cell]]:
 def _find_kind(edit: LedgerEdit) -> str:
     if edit.retired is not None:
         return "retired"
-    decision = edit.allocation.decision
+    decision = edit.decision
     return decision if decision in ("shared", "opened", "forced") else "unknown"

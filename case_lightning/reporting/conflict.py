@@ -38,7 +38,7 @@ def average_scores(edits: Sequence[LedgerEdit], size: int) -> list[list[float | 
         One list for each subspace, with one mean for each group of edits; `None` where no edit of it has a score.
     """
     groups = [edits[start : start + size] for start in range(0, len(edits), size)]
-    n_subspaces = max((len(edit.allocation.scores) for edit in edits), default=0)
+    n_subspaces = max((len(edit.scores) for edit in edits), default=0)
     return [[_average(group, subspace) for group in groups] for subspace in range(n_subspaces)]
 
 
@@ -70,7 +70,7 @@ def gather_shades(
 
 
 def _average(group: Sequence[LedgerEdit], subspace: int) -> float | None:
-    scores = [edit.allocation.scores[subspace] for edit in group if subspace < len(edit.allocation.scores)]
+    scores = [edit.scores[subspace] for edit in group if subspace < len(edit.scores)]
     known = [score for score in scores if score is not None and math.isfinite(score)]
     return fmean(known) if known else None
 

@@ -83,7 +83,7 @@ def count_subspaces(edits: Sequence[LedgerEdit]) -> list[Point]:
     used: set[int] = set()
     points = [(0.0, 0.0)]
     for number, edit in enumerate(edits, 1):
-        if (subspace := edit.allocation.subspace) is not None and subspace not in used:
+        if (subspace := edit.subspace) is not None and subspace not in used:
             used.add(subspace)
             points.append((float(number), float(len(used))))
     return [*points, (float(len(edits)), float(len(used)))] if used else []

@@ -60,9 +60,8 @@ def _write_answer(text: str | None) -> str:
 def _describe(edit: LedgerEdit | None) -> list[str]:
     if edit is None:
         return []
-    where, score = edit.allocation, edit.allocation.conflict_score
-    facts = [] if where.subspace is None else [f"{where.decision or 'subspace'} S{where.subspace}"]
-    facts += [] if score is None else [f"conflict score {write_number(score)}"]
+    facts = [] if edit.subspace is None else [f"{edit.decision or 'subspace'} S{edit.subspace}"]
+    facts += [] if edit.conflict_score is None else [f"conflict score {write_number(edit.conflict_score)}"]
     return facts if edit.retired is None else [*facts, edit.retired]
 
 

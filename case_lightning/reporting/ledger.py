@@ -1,34 +1,12 @@
 """The edits of a run, as `ledger.sqlite` holds them."""
 
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from case_lightning.editing.ledger import Ledger
 from case_lightning.errors import RunError
-
-_COLUMNS = (
-    "id, prompt, target, subspace, conflict_score, scores, decision, loss, seconds, created_at, "
-    "superseded_by, undone_at"
-)
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Where one edit went, and why; a number or text that the ledger does not hold is `None`.
-
-    Attributes:
-        subspace: The subspace that holds it.
-        decision: `shared`, `opened` or `forced`.
-        conflict_score: Its score against that subspace; none for the first edit.
-        scores: Its score against each subspace that was open at the time, by the subspace's number.
-    """
-
-    subspace: int | None
-    decision: str | None
-    conflict_score: float | None
-    scores: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +17,10 @@ class LedgerEdit:
         id: The edit's own name.
         prompt: The question.
         target: The answer that was written.
-        allocation: Where it went, and why.
+        subspace: The subspace that holds it.
+        decision: `shared`, `opened` or `forced`.
+        conflict_score: Its score against that subspace; none for the first edit.
+        scores: Its score against each subspace that was open at the time, by the subspace's number.
         loss: The loss at the end of its fit.
         seconds: The seconds it took.
         created_at: When it was written.
@@ -49,7 +30,10 @@ class LedgerEdit:
     id: str
     prompt: str | None
     target: str | None
-    allocation: Allocation
+    subspace: int | None
+    decision: str | None
+    conflict_score: float | None
+    scores: tuple[float | None, ...]
     loss: float | None
     seconds: float | None
     created_at: str | None
@@ -57,27 +41,23 @@ class LedgerEdit:
 
 
 def read_ledger(path: Path) -> list[LedgerEdit]:
-    """Read the edits in the order in which they were written; the file is not changed.
+    """Read the edits in the order in which they were written.
 
     Raises:
-        RunError: If the file is not a ledger, or a row's scores are not a list of numbers.
+        RunError: If the file is not a ledger of this package's version, or a row's scores are not a list of numbers.
     """
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM edits ORDER BY position, rowid").fetchall()  # noqa: S608
-    except sqlite3.Error as error:
-        raise RunError(f"{path}: expected a ledger with a table of edits; {error}") from error
-    return [_parse_row(row, path) for row in rows]
+    return [_parse_row(row, path) for row in Ledger(path).rows()]
 
 
-def _parse_row(row: sqlite3.Row, path: Path) -> LedgerEdit:
-    scores = _parse_scores(row["scores"], f"{path}: edit {row['id']!r}")
+def _parse_row(row: dict[str, Any], path: Path) -> LedgerEdit:
     return LedgerEdit(
         id=str(row["id"]),
         prompt=row["prompt"],
         target=row["target"],
-        allocation=Allocation(row["subspace"], row["decision"], row["conflict_score"], scores),
+        subspace=row["subspace"],
+        decision=row["decision"],
+        conflict_score=row["conflict_score"],
+        scores=_parse_scores(row["scores"], f"{path}: edit {row['id']!r}"),
         loss=row["loss"],
         seconds=row["seconds"],
         created_at=row["created_at"],
@@ -85,7 +65,7 @@ def _parse_row(row: sqlite3.Row, path: Path) -> LedgerEdit:
     )
 
 
-def _describe_end(row: sqlite3.Row) -> str | None:
+def _describe_end(row: dict[str, Any]) -> str | None:
     if row["undone_at"] is not None:
         return "undone"
     return None if row["superseded_by"] is None else f"superseded by {row['superseded_by']}"

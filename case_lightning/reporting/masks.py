@@ -1,11 +1,11 @@
 """The neuron masks of a run, as the table `masks` of `ledger.sqlite` holds them."""
 
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from case_lightning.editing.ledger import Ledger
 from case_lightning.errors import RunError
 
 
@@ -32,24 +32,19 @@ def read_masks(path: Path) -> list[LedgerMask]:
     """Read the masks in the order of their batches; none from a ledger of a time before masks were noted.
 
     Raises:
-        RunError: If the file is not a ledger, or a row's counts are not lists of whole numbers of one length.
+        RunError: If the file is not a ledger of this package's version, or a row's counts are not lists of whole
+            numbers of one length.
     """
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'masks'").fetchall():
-                return []
-            columns = "batch, neurons, kept, threshold, share"
-            rows = connection.execute(f"SELECT {columns} FROM masks ORDER BY batch, parameter").fetchall()  # noqa: S608
-    except sqlite3.Error as error:
-        raise RunError(f"{path}: expected a ledger with a table of masks; {error}") from error
-    masks = [
-        LedgerMask(batch, _parse_counts(neurons, path, batch), _parse_counts(kept, path, batch), threshold, share)
-        for batch, neurons, kept, threshold, share in rows
-    ]
+    masks = [_parse_row(row, path) for row in Ledger(path).mask_rows()]
     lengths = {len(counts) for mask in masks for counts in (mask.neurons, mask.kept)}
     if len(lengths) > 1:
         raise RunError(f"{path}: masks: expected counts of one length, found lengths {sorted(lengths)}")
     return masks
+
+
+def _parse_row(row: dict[str, Any], path: Path) -> LedgerMask:
+    neurons, kept = (_parse_counts(row[name], path, row["batch"]) for name in ("neurons", "kept"))
+    return LedgerMask(row["batch"], neurons, kept, row["threshold"], row["share"])
 
 
 def _parse_counts(text: str | None, path: Path, batch: int) -> list[int]:

@@ -85,6 +85,15 @@ class EditDesk:
         """
         self._snapshot = self._receive().snapshot
 
+    def check_room(self) -> None:
+        """Refuse a change that could not be submitted now.
+
+        Raises:
+            BusyError: Too many changes wait.
+        """
+        if len(self._pending) >= self._limits.max_waiting_edits:
+            raise BusyError(f"{len(self._pending)} changes wait already; come again in a while")
+
     def submit(self, name: str, *arguments: Any) -> "Future[Change]":  # noqa: ANN401  those of `EditorProcess`
         """Have a change made; it is published once the result is there. Until it begins it can be cancelled.
 
@@ -93,8 +102,7 @@ class EditDesk:
         Raises:
             BusyError: Too many changes wait.
         """
-        if len(self._pending) >= self._limits.max_waiting_edits:
-            raise BusyError(f"{len(self._pending)} changes wait already; come again in a while")
+        self.check_room()
         command = self._caller.submit(self._call, name, arguments)
         self._pending.add(command)
         command.add_done_callback(self._pending.discard)

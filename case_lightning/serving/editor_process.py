@@ -29,7 +29,7 @@ from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.errors import CaseError, DataError
 from case_lightning.processes import end_with_parent
-from case_lightning.serving.refusals import EditError
+from case_lightning.serving.refusals import EditError, word_for_client
 
 NICE = 10
 SOURCE = "server"  # what the ledger names as the path of a server's edits
@@ -162,7 +162,7 @@ def _answer(editor: EditorProcess, name: str, arguments: tuple[Any, ...]) -> Cha
     try:
         change: Change = getattr(editor, name)(*arguments)
     except CaseError as error:
-        return type(error)(str(error))
+        return word_for_client(error)
     except Exception as error:  # the run is as it was before: a change is made whole or not at all
         traceback.print_exc()
         return EditError(f"the edit failed: {type(error).__name__}: {error}")

@@ -60,8 +60,9 @@ async def _command(served: Served, request: Request, name: str, items: list[Any]
     most = min(limits.max_edits, limits.edits_per_minute)
     if len(items) > most:
         raise DataError(f"expected at most {most} edits in one request, found {len(items)}")
-    served.allowance.take(len(items))
     assert served.desk is not None  # noqa: S101  those who have no right to edit do not come here
+    served.desk.check_room()  # who is sent away for want of it keeps the allowance
+    served.allowance.take(len(items))
     command = served.desk.submit(name, items, *more)
     change: Change = await wait_unless_gone(request, asyncio.wrap_future(command), command.cancel)
     n_done = sum(one.get("status") not in NOT_DONE for one in change.results)

@@ -2,9 +2,15 @@
 
 from typing import Any
 
-from case_lightning.errors import CaseError, RunError, UnknownEditError
+from case_lightning.errors import CaseError, ConfigError, RunError, UnknownEditError
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+REMEDIES: dict[type[CaseError], str] = {  # the first that an error is of; a `ConfigError` is a fit that diverged
+    UnknownEditError: "GET /v1/edits lists them",
+    RunError: "nothing is changed; whoever runs the server has to see to it",
+    ConfigError: "nothing is changed; send fewer edits in a request, or ask whoever runs the server for a run with a "
+    "lower training.learning_rate",
+}
 
 
 class BusyError(CaseError):
@@ -27,6 +33,17 @@ class LimitError(CaseError):
         """Store the arguments."""
         super().__init__(message)
         self.seconds = seconds
+
+
+def word_for_client(error: CaseError) -> CaseError:
+    """The error of a command on a run, with what a client can do about it in place of options of `fit` and `history`.
+
+    Args:
+        error: Its message is what happened, a semicolon and what the user of a command can do.
+    """
+    what, semicolon, _ = str(error).partition("; ")
+    remedy = next((remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind)), None)
+    return type(error)(f"{what.removeprefix('run_dir: ')}; {remedy}" if semicolon and remedy else str(error))
 
 
 def find_status(error: CaseError) -> tuple[int, dict[str, str]]:

@@ -23,7 +23,7 @@ def settings(tiny_folder: Path, tmp_path: Path) -> BenchSettings:
         methods={"ft": {"steps": 3}, "last": {"method": "ft", "objective": "last_token", "steps": 2}},
         data={"capitals": DataSettings(str(write_edits(tmp_path / "edits.jsonl")), batch_size=4)},
         n_edits=[1, 8],
-        base=BaseSettings(str(tiny_folder), device="cpu"),
+        base=BaseSettings(str(tiny_folder)),
         evaluation=EvaluationSettings(generate=False),
         timing=TimingSettings(rounds=0),
     )

@@ -80,6 +80,16 @@ def test_other_settings_do_not_mix_with_what_is_there(settings: BenchSettings, r
         run_bench(settings)
 
 
+def test_a_folder_from_when_any_device_was_taken_goes_on(settings: BenchSettings, run_here: list[str]) -> None:
+    run_bench(settings)
+    path = Path(settings.run_dir) / "config.yaml"
+    noted = yaml.safe_load(path.read_text(encoding="utf-8"))
+    noted["base"]["device"] = "cpu"
+    path.write_text(yaml.safe_dump(noted), encoding="utf-8")
+    run_bench(settings)
+    assert run_here == ["ft", "last"]
+
+
 def test_two_processes_do_not_share_a_folder(settings: BenchSettings, run_here: list[str]) -> None:
     folder = Path(settings.run_dir)
     folder.mkdir()

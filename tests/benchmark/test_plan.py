@@ -9,7 +9,7 @@ import pytest
 from case_lightning.benchmark import BenchSettings
 from case_lightning.benchmark.plan import Cell, check_bench, plan_cells, split_stream
 from case_lightning.benchmark.settings import TimingSettings
-from case_lightning.config import DataSettings
+from case_lightning.config import BaseSettings, DataSettings, EvaluationSettings
 from case_lightning.errors import ConfigError
 from tests.editing.tiny_run import make_edits
 
@@ -74,6 +74,45 @@ BAD = {
         "methods.memitt: no method is called 'memitt'; did you mean",
     ),
     "an unknown setting": ({"methods": {"ft": {"step": 3}}}, "methods.ft: unknown setting 'step'; did you mean steps?"),
+    "a layer for all": (
+        {"base": BaseSettings(layer=99)},
+        "base.layer: expected none, as bench does not read it, found 99; the layer is a setting of a method",
+    ),
+    "a device beside devices": ({"base": BaseSettings(device="cuda")}, "base.device: expected none"),
+    "points of a curve": (
+        {"evaluation": EvaluationSettings(retention_points=3)},
+        "evaluation.retention_points: expected none",
+    ),
+    "a device that there is not": ({"devices": ["cpu", "abacus"]}, "devices: unknown device 'abacus'; give auto, cpu"),
+    "no prompts at once": (
+        {"evaluation": EvaluationSettings(batch_size=0)},
+        "evaluation.batch_size: expected a number above 0, found 0",
+    ),
+    "batches of no edits": (
+        {"data": {"zsre": DataSettings(batch_size=0)}},
+        "data.zsre.batch_size: expected a whole number of at least 1, found 0",
+    ),
+    "none of the records": (
+        {"data": {"zsre": DataSettings(limit=0)}},
+        "data.zsre.limit: expected a whole number of at least 1, found 0",
+    ),
+    "a negative offset": (
+        {"data": {"zsre": DataSettings(offset=-1)}},
+        "data.zsre.offset: expected a whole number of at least 0, found -1",
+    ),
+    "a negative seed": ({"seeds": [0, -1]}, "seeds: expected 0 to 4294967295, found -1"),
+    "fewer turns than none": (
+        {"timing": TimingSettings(rounds=-1)},
+        "timing.rounds: expected a whole number of at least 0, found -1",
+    ),
+    "no steps": (
+        {"methods": {"short": {"method": "case", "training": {"steps": 0}}}},
+        "methods.short.training.steps: expected a number above 0, found 0",
+    ),
+    "a consolidation of empty steps": (
+        {"methods": {"case": {"consolidation": {"batch_size": 0}}}},
+        "methods.case.consolidation.batch_size: expected a number above 0, found 0",
+    ),
     "a setting of the wrong type": (
         {"methods": {"ft": {"steps": "many"}}},
         "methods.ft.steps: expected a whole number, found many",

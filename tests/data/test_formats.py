@@ -242,6 +242,7 @@ TABLES: dict[str, Callable[[Path, list[dict[str, object]]], None]] = {
     "edits.csv": write_csv,
     "edits.CSV": write_csv,
     "edits.tsv": lambda path, rows: write_csv(path, rows, "\t"),
+    "edits.TSV": lambda path, rows: write_csv(path, rows, "\t"),
     "edits.parquet": write_parquet,
     "edits.json": lambda path, rows: path.write_text(json.dumps(rows)) and None,
 }

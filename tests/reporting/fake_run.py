@@ -9,11 +9,8 @@ from typing import Any
 
 import yaml
 
-_LEDGER = """CREATE TABLE edits (id TEXT PRIMARY KEY, position INTEGER, batch INTEGER, prompt TEXT, target TEXT,
-subject TEXT, record TEXT, subspace INTEGER, conflict_score REAL, scores TEXT, decision TEXT, loss REAL, seconds REAL,
-created_at TEXT, superseded_by TEXT, undone_at TEXT)"""
-_MASKS = """CREATE TABLE masks (batch INTEGER, parameter TEXT, neurons TEXT, kept TEXT, threshold REAL, share REAL,
-PRIMARY KEY (batch, parameter))"""
+from case_lightning.editing.ledger import SCHEMA, VERSION
+
 _MOST_SUBSPACES = 8
 _FACTS = (
     ("Which river flows past {}?", "Danube", "The river that flows past {} is the Thames."),
@@ -47,13 +44,12 @@ def write_examples(folder: Path, examples: object) -> None:
 
 def write_ledger(folder: Path, edits: list[dict[str, Any]]) -> None:
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
-        connection.execute(_LEDGER)
+        connection.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION}")
         connection.executemany(f"INSERT INTO edits ({', '.join(edits[0])}) VALUES ({_slots(edits[0])})", edits)  # noqa: S608
 
 
 def write_masks(folder: Path, masks: list[dict[str, Any]]) -> None:
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
-        connection.execute(_MASKS)
         connection.executemany(f"INSERT INTO masks ({', '.join(masks[0])}) VALUES ({_slots(masks[0])})", masks)  # noqa: S608
 
 

@@ -97,7 +97,7 @@ def test_cells_hold_every_edit_once(edits: list[LedgerEdit]) -> None:
     spread = {number: (kind, row) for kind, (first, end, row) in cells for number in range(first, end)}
     assert sum(end - first for _, (first, end, _) in cells) == len(spread) == len(edits)
     for number, edit in enumerate(edits):
-        assert spread[number] == ("retired" if number in (3, 5) else edit.allocation.decision, edit.allocation.subspace)
+        assert spread[number] == ("retired" if number in (3, 5) else edit.decision, edit.subspace)
     assert len(cells) < len(edits)
 
 
@@ -133,9 +133,9 @@ def test_shades_are_gathered_to_scale() -> None:
 def test_subspaces_are_counted_as_they_open(edits: list[LedgerEdit]) -> None:
     steps = dict(count_subspaces(edits))
     for number, edit in enumerate(edits, 1):
-        if edit.allocation.decision == "opened":
-            assert steps[number] == len({each.allocation.subspace for each in edits[:number]})
-    assert steps[230] == len({edit.allocation.subspace for edit in edits})
+        if edit.decision == "opened":
+            assert steps[number] == len({each.subspace for each in edits[:number]})
+    assert steps[230] == len({edit.subspace for edit in edits})
     assert count_subspaces([]) == []
 
 

@@ -1,5 +1,7 @@
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -22,12 +24,10 @@ def test_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert run.metrics.cost["peak_device_bytes"] is None
     assert run.metrics.retention == [tuple(point) for point in build_metrics(40)["retention"]]
     assert [edit.id for edit in run.edits] == [f"zsre-{number}" for number in range(40)]
-    assert [list(edit.allocation.scores) for edit in run.edits] == [
-        json.loads(edit["scores"]) for edit in build_edits(40)
-    ]
+    assert [list(edit.scores) for edit in run.edits] == [json.loads(edit["scores"]) for edit in build_edits(40)]
     ends = {number: edit.retired for number, edit in enumerate(run.edits) if edit.retired is not None}
     assert ends == {3: "superseded by zsre-39", 5: "undone"}
-    assert run.edits[0].allocation.conflict_score is None
+    assert run.edits[0].conflict_score is None
     assert len(run.answers) == 8
 
 
@@ -56,8 +56,8 @@ def test_folder_whose_name_needs_quoting(tmp_path: Path) -> None:
         ("examples.json", "{}", r"examples.json: expected a list, found dict"),
         ("examples.json", "[{}, 3]", r"examples.json: number 1: expected an object, found int"),
         ("examples.json", '[{"edited": []}]', r"number 0: edited: expected a text or null, found '\[\]'"),
-        ("ledger.sqlite", "text " * 200, r"ledger.sqlite: expected a ledger with a table of edits; file is not a"),
-        ("ledger.sqlite", "", r"ledger.sqlite: expected a ledger with a table of edits; no such table: edits"),
+        ("ledger.sqlite", "text " * 200, r"ledger.sqlite is not a readable ledger \(file is not a database\); restore"),
+        ("ledger.sqlite", "", r"ledger.sqlite has format version 0, this package reads version 2; "),
     ],
 )
 def test_file_that_cannot_be_used(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -95,6 +95,18 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match=message):
             read_run(tmp_path / name)
+
+
+def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 20)
+    _change_ledger(folder, "PRAGMA user_version = 99")
+    with pytest.raises(RunError, match=r"ledger.sqlite has format version 99, this package reads version 2; update"):
+        read_run(folder)
+
+
+def test_a_report_does_not_wait_for_lightning() -> None:
+    code = "import sys, case_lightning.report; sys.exit('lightning' in sys.modules or 'transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
 
 
 def test_masks_are_read_and_a_ledger_from_before_them_has_none(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The process that edits, called here directly."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.errors import ConfigError, DataError
-from case_lightning.serving.editor_process import EditorProcess
+from case_lightning.serving.editor_process import EditorProcess, _answer
 from tests.editing.tiny_run import load_tiny, make_edits, make_settings
 
 EDITS = make_edits(4)
@@ -102,6 +103,14 @@ def test_a_diverged_edit_leaves_no_stream_to_finish(tiny_model: Path, tmp_path: 
     with pytest.raises(ConfigError, match="diverged"):
         editor.add(EDITS[:2], "supersede")
     assert all(stream.finished for stream in editor.session.ledger.streams())
+
+
+def test_a_client_whose_edit_diverged_is_told_what_a_client_can_do(tiny_model: Path, tmp_path: Path) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    editor.session.editor.module.learning_rate = 1e37
+    answer = str(_answer(editor, "add", (EDITS[:2], "supersede")))
+    assert re.fullmatch(r"the fit of edit batch 0 diverged, .*; nothing is changed; send fewer edits .*", answer)
+    assert "run_dir" not in answer
 
 
 def test_a_session_that_cannot_go_back_says_so(

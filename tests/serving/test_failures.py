@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi import HTTPException
@@ -12,15 +14,17 @@ from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from case_lightning.editing.run_folder import RunFolder
 from case_lightning.errors import CaseError, ConfigError, DataError, RunError, UnknownEditError
 from case_lightning.serving import edit_desk
-from case_lightning.serving.edit_desk import EditDesk
+from case_lightning.serving.app import create_app
+from case_lightning.serving.edit_desk import Allowance, EditDesk
 from case_lightning.serving.editor_process import Change
 from case_lightning.serving.leaving import wait_unless_gone
 from case_lightning.serving.metrics import Metrics
 from case_lightning.serving.middleware import RequestLog
-from case_lightning.serving.refusals import BusyError, EditError, LimitError, find_status
-from case_lightning.serving.settings import Limits
+from case_lightning.serving.refusals import BusyError, EditError, LimitError, find_status, word_for_client
+from case_lightning.serving.settings import Limits, ServeSettings
 
 
 def pretend_to_work(connection: Connection, path: str) -> None:
@@ -65,6 +69,24 @@ def test_changes_wait_within_bounds_and_a_slow_one_is_seen(desk: EditDesk) -> No
     assert not desk.stuck
 
 
+def test_who_is_sent_away_for_want_of_room_keeps_the_allowance(desk: EditDesk) -> None:
+    settings, engine = ServeSettings("run"), SimpleNamespace(state=SimpleNamespace(fingerprint="case-0"))
+    served: Any = SimpleNamespace(
+        settings=settings, engine=engine, desk=desk, allowance=Allowance(3, clock=lambda: 0.0), metrics=Metrics()
+    )
+    client = TestClient(create_app(served), base_url="http://localhost")
+    asked = {"ids": ["a", "b", "c"]}
+    commands = desk.submit("sleep", 1.0), desk.submit("sleep", 0)
+    assert [client.post("/v1/edits/undo", json=asked).status_code for _ in range(3)] == [503] * 3
+    for command in commands:
+        command.result(60)
+    until = time.monotonic() + 60
+    while (answer := client.post("/v1/edits/undo", json=asked)).status_code == 503:
+        assert time.monotonic() < until
+    assert answer.status_code == 200, answer.text
+    assert client.post("/v1/edits/undo", json=asked).status_code == 429
+
+
 def test_a_change_that_cannot_be_shown_is_shown_with_the_next(desk: EditDesk) -> None:
     with pytest.raises(RunError, match=r"is made, but not answered from yet \(MemoryError: no room\)"):
         desk.submit("new").result(60)
@@ -92,6 +114,31 @@ def test_an_editing_process_that_is_gone(desk: EditDesk) -> None:
 )
 def test_whose_mistake_it_is(error: CaseError, status: int) -> None:
     assert find_status(error)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ConfigError("the fit of edit batch 3 diverged, its loss went from 1 to 9; it is taken back; lower it"),
+            "the fit of edit batch 3 diverged, its loss went from 1 to 9; nothing is changed; send fewer edits in a "
+            "request, or ask whoever runs the server for a run with a lower training.learning_rate",
+        ),
+        (
+            RunFolder("run").refuse(OSError(28, "No space left")),
+            "run cannot be written (No space left); nothing is changed; whoever runs the server has to see to it",
+        ),
+        (
+            UnknownEditError("'x' is not the id of an edit of run; `history list` shows them"),
+            "'x' is not the id of an edit of run; GET /v1/edits lists them",
+        ),
+        (UnknownEditError("edit 'x' is undone already, since 9"), "edit 'x' is undone already, since 9"),
+        (DataError("edits[0].id: 'x' is taken; give none"), "edits[0].id: 'x' is taken; give none"),
+    ],
+)
+def test_a_client_is_told_what_a_client_can_do(error: CaseError, said: str) -> None:
+    worded = word_for_client(error)
+    assert (type(worded), str(worded)) == (type(error), said)
 
 
 class Gone:

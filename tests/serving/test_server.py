@@ -197,6 +197,7 @@ def test_a_fact_is_assessed_added_listed_and_undone(starter: Starter) -> None:
         assert post(address, "/v1/edits/redo", ids)[1]["state"] == added["state"]
         status, refused = post(address, "/v1/edits/undo", {"ids": ["none"]})
         assert (status, "is not the id of an edit" in refused["error"]["message"]) == (400, True)
+        assert refused["error"]["message"].endswith("; GET /v1/edits lists them")
         assert running.end() == 0
     assert len(read_ledger(running.run)) == 9
 
