@@ -142,7 +142,8 @@ class Ledger:
         Raises:
             RunError: The file is not there or is no ledger.
         """
-        return [dict(row) for row in self._read("SELECT * FROM edits ORDER BY position")]
+        added = {"left_out": None}  # a column that an older package did not write
+        return [added | dict(row) for row in self._read("SELECT * FROM edits ORDER BY position")]
 
     def edits(self) -> list[Edit]:
         """The edits that hold: made, and neither undone nor superseded."""

@@ -165,8 +165,8 @@ class RunFolder:
             found: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.path} holds no finished run: metrics.json is missing or broken ({error}); finish it with 'fit', "
-                f"or score it with 'evaluate'"
+                f"{self.path} holds no finished run: metrics.json is missing or broken ({error}); finish it with "
+                f"'fit', or score it with 'evaluate'"
             ) from error
         return found
 

@@ -68,7 +68,9 @@ def _parse_row(row: dict[str, Any], path: Path) -> LedgerEdit:
 def _describe_end(row: dict[str, Any]) -> str | None:
     if row["undone_at"] is not None:
         return "undone"
-    return None if row["superseded_by"] is None else f"superseded by {row['superseded_by']}"
+    if row["superseded_by"] is not None:
+        return f"superseded by {row['superseded_by']}"
+    return None if row["left_out"] is None else "left out"
 
 
 def _parse_scores(text: str | None, place: str) -> tuple[float | None, ...]:
