@@ -1,6 +1,8 @@
 """What the verbs share: reading settings with clear errors, and ending with one line instead of a traceback."""
 
 import difflib
+import logging
+import os
 import re
 import sys
 import warnings
@@ -86,6 +88,13 @@ def run_verb(verb: Callable[[], Any]) -> int:
 def ignore_library_warnings() -> None:
     """Keep what libraries warn of, about themselves, off the screen."""
     warnings.filterwarnings("ignore", module=r"(torch|transformers|lightning|peft)\b")
+
+
+def quiet_libraries() -> None:
+    """Keep Lightning's hints about devices and finished fits off the screen: here a fit is a batch."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _build(kind: object, value: Any) -> Any:  # noqa: ANN401  whatever a setting may be

@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.read(arguments)
     if options.prompt is not None and not options.prompt.strip():
         raise ConfigError("--prompt: expected text that is not blank")
-    from case_lightning.editing.run import check_prompt, open_scorer  # torch is slow to import: --help need not wait
+    from case_lightning.editing.checks import check_prompt  # torch is slow to import: --help need not wait
+    from case_lightning.editing.run import open_scorer
 
     scorer = open_scorer(options.run)
     console = make_console()

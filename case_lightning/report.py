@@ -9,8 +9,6 @@ from pathlib import Path
 from case_lightning.command_line import SettingsParser, run_verb
 from case_lightning.reporting import write_report
 
-__all__ = ["main", "write_report"]
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the page that the command line asks for and print where it lies.

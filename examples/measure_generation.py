@@ -12,9 +12,9 @@ from statistics import median
 
 import torch
 
+from case_lightning.command_line import quiet_libraries
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.loading import load_run
-from case_lightning.editing.run import quiet_libraries
 from case_lightning.editing.scoring import Scorer
 
 BATCHES = (1, 16)

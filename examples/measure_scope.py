@@ -15,12 +15,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from case_lightning.command_line import quiet_libraries
 from case_lightning.data import Edit
 from case_lightning.data.subjects import find_subject
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.encoding import encode_prompt, encode_turns
 from case_lightning.editing.loading import LoadedRun, load_run
-from case_lightning.editing.run import quiet_libraries
 
 CONVERSATION_TOKENS = 200
 TALK = (  # about nothing that an edit is about; repeated until it is long enough

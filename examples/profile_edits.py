@@ -15,10 +15,10 @@ from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.flop_counter import FlopCounterMode
 
 from case_lightning.base import load_base
-from case_lightning.command_line import read_settings, run_verb
+from case_lightning.command_line import quiet_libraries, read_settings, run_verb
 from case_lightning.editing.batches import StepData
 from case_lightning.editing.editor import Editor, put_adapter
-from case_lightning.editing.run import build_data, quiet_libraries
+from case_lightning.editing.run import build_data
 
 WARM_UP = 3  # batches
 SIZE = 2048  # of the matrices that the machine's rate is measured on

@@ -15,7 +15,7 @@ from case_lightning.bench import read_bench
 from case_lightning.benchmark.plan import check_bench
 from case_lightning.command_line import read_settings
 from case_lightning.config import RunSettings, TrainingSettings
-from case_lightning.editing.run import check_settings
+from case_lightning.editing.checks import check_settings
 from case_lightning.subspace import CaseConfig, CaseLayer
 from tests.base.large_models import LLAMA_2_7B, LLAMA_3_8B, QWEN_2_5_7B
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from case_lightning import fit
 from case_lightning.base import DEFAULT_MODEL, load_base
 from case_lightning.data import read_edits
-from case_lightning.editing.run import locate_data
+from case_lightning.data.files import locate_data
 from tests.editing.tiny_run import read_json
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]

@@ -9,7 +9,7 @@ from typing import Any
 from case_lightning.base import Base
 from case_lightning.baselines import METHODS, CaseSettings, EditingMethod
 from case_lightning.command_line import SettingsParser
-from case_lightning.editing.run import check_settings
+from case_lightning.editing.checks import check_settings
 from case_lightning.errors import ConfigError
 
 

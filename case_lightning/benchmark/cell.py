@@ -12,13 +12,13 @@ from case_lightning.baselines import EditingMethod
 from case_lightning.benchmark.build import build_method
 from case_lightning.benchmark.plan import MAIN_FIGURES, Cell, Row, split_stream
 from case_lightning.benchmark.settings import BenchSettings
-from case_lightning.command_line import ignore_library_warnings
+from case_lightning.command_line import ignore_library_warnings, quiet_libraries
 from case_lightning.data import Edit, read_edits
 from case_lightning.data.checks import keep_latest
+from case_lightning.data.files import locate_data
 from case_lightning.display import make_console
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import measure_peaks
-from case_lightning.editing.run import locate_data, quiet_libraries
 from case_lightning.editing.scoring import Scorer
 from case_lightning.errors import ConfigError
 from case_lightning.reporting.wording import write_count

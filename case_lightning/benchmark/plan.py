@@ -16,7 +16,7 @@ from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import keep_latest
 from case_lightning.data.reading import check_count
-from case_lightning.editing.run import AT_MOST, check_settings
+from case_lightning.editing.checks import AT_MOST, check_settings
 from case_lightning.errors import BaseModelError, ConfigError
 from case_lightning.writing import write_whole
 

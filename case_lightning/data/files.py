@@ -5,6 +5,7 @@ The form is told by looking at the text, not by the file's name.
 
 import json
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 from case_lightning.data.fields import describe_value
@@ -89,3 +90,8 @@ def _parse_line(content: str) -> object:
         return DataError(f"broken JSON at column {error.colno} ({error.msg})")
     except (ValueError, RecursionError) as error:
         return DataError(f"broken JSON ({error})")
+
+
+def locate_data(path: str) -> str:
+    """Where data is; `sample` is the sample that the package carries."""
+    return str(files("case_lightning.data") / "samples" / "updates.jsonl") if path == "sample" else path

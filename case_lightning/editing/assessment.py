@@ -8,13 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from case_lightning.command_line import quiet_libraries
 from case_lightning.data import Edit, read_edits
 from case_lightning.data.checks import normalize_question
+from case_lightning.data.files import locate_data
 from case_lightning.editing.answering import RoutedModel
+from case_lightning.editing.checks import check_records
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import load_run
-from case_lightning.editing.run import check_records, locate_data, quiet_libraries
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.store import TRAINING_STATE, Store
 from case_lightning.editing.training_state import load_training_state

@@ -23,7 +23,7 @@ from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.store import ADAPTER
-from case_lightning.report import write_report
+from case_lightning.reporting import write_report
 
 N_EXAMPLES = 3
 N_SHOWN = 5  # of the best edits and of the worst

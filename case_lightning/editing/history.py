@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from case_lightning.command_line import quiet_libraries
 from case_lightning.data.checks import normalize_question
 from case_lightning.display import LiveDisplay, make_console
 from case_lightning.editing.ledger import Ledger, holds
@@ -90,8 +91,6 @@ def change(path: str, action: str, ids: Sequence[str], since: int | None = None)
 
 @contextmanager
 def _opened(folder: RunFolder) -> Iterator[Session]:
-    from case_lightning.editing.run import quiet_libraries
-
     quiet_libraries()
     settings = folder.read_settings()
     with folder.locked():

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
-from case_lightning.command_line import ignore_library_warnings
+from case_lightning.command_line import ignore_library_warnings, quiet_libraries
 from case_lightning.config import DataSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import OnContradiction, normalize_question
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.assessment import assess_edits
+from case_lightning.editing.checks import check_records
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.loading import open_base
-from case_lightning.editing.run import check_records, quiet_libraries
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.errors import CaseError, DataError

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import uvicorn
 
-from case_lightning.command_line import settings_from
+from case_lightning.command_line import quiet_libraries, settings_from
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import LoadedRun, find_adapter, load_run
-from case_lightning.editing.run import quiet_libraries
 from case_lightning.errors import ConfigError
 from case_lightning.serving.app import create_app
 from case_lightning.serving.edit_desk import Allowance, EditDesk

@@ -16,9 +16,9 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from case_lightning.command_line import quiet_libraries
 from case_lightning.editing.harness import RoutedHFLM
 from case_lightning.editing.loading import load_run
-from case_lightning.editing.run import quiet_libraries
 
 TASKS = {"edited_choice": "acc,none", "unrelated_choice": "acc,none", "edited_answer": "exact_match,strip"}
 

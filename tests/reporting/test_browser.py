@@ -11,7 +11,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from case_lightning.report import write_report
+from case_lightning.reporting import write_report
 from tests.reporting.fake_run import write_run
 
 # How an element's colours are found: its own, over the first ground beneath it that is not transparent.

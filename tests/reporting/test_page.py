@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from case_lightning.errors import RunError
-from case_lightning.report import write_report
+from case_lightning.reporting import write_report
 from case_lightning.reporting.wording import write_number
 from tests.reporting.fake_run import (
     build_edits,
