@@ -27,6 +27,7 @@ from case_lightning.editing.loss import label_loss
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditKeyProtection, EditNeuronMask, name_weight
 from case_lightning.editing.module import EditModule, run_suffix
 from case_lightning.editing.preparation import Preparation
+from case_lightning.editing.variation import find_rivals
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
 from case_lightning.method.mask_summary import MaskSummary
@@ -169,7 +170,7 @@ class Editor:
         started = time.perf_counter()
         profile = self.trainer.profiler.profile  # type: ignore[attr-defined]  # set by a function that mypy cannot see
         with profile("prefix"):
-            new = self.prepare(edits)
+            new = self._prepare(edits)
         with profile("gradients"):
             self.module.prepare(new)
         data = StepData(
@@ -238,7 +239,7 @@ class Editor:
             resting: Subspaces that are trained no more.
         """
         varied = any(index not in resting for index in subspaces)
-        prepared = self.prepare(edits, varied)
+        prepared = self._prepare(edits, varied)
         self.module.count(subspaces)
         self._note(edits, [replace(one, subspace=index) for one, index in zip(prepared, subspaces, strict=True)])
 
@@ -313,6 +314,16 @@ class Editor:
         self.module.reopen(sorted(touched), len(data))
         self._fit(data, self.consolidator)
         self._round()
+
+    def _prepare(self, edits: Sequence[Edit], varied: bool = True) -> list[PreparedEdit]:
+        """Prepare new edits, and those past ones anew of whose subject they say something else."""
+        prepared = self.prepare(edits, varied, self.edits)
+        for place, edit in enumerate(self.edits):
+            past = self.past[place]
+            if past.variants and find_rivals(edit, edits):
+                (renewed,) = self.prepare([edit], others=[*self.edits, *edits])
+                self.past[place] = replace(renewed, subspace=past.subspace)
+        return prepared
 
     def _fit(self, data: IterableDataset[EditBatch], trainer: Trainer) -> None:
         trainer.fit_loop.max_epochs = trainer.current_epoch + 1

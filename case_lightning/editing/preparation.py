@@ -6,10 +6,10 @@ from itertools import chain, islice
 from case_lightning.base import Base
 from case_lightning.base.suffix import Prefix, Suffix
 from case_lightning.config import RunSettings
-from case_lightning.data import Edit
+from case_lightning.data import Edit, keep_latest
 from case_lightning.editing.batches import PreparedEdit, PreparedText
 from case_lightning.editing.encoding import Encoded, encode, encode_chat, encode_prompt, mark_start
-from case_lightning.editing.variation import vary_prompt
+from case_lightning.editing.variation import find_rivals, vary_prompt
 from case_lightning.subspace import CaseConfig
 
 SAMPLE = "The capital of Freedonia is"  # what a model is tried on
@@ -43,16 +43,18 @@ class Preparation:
         (sample,) = prefixes[0]([encode_prompt(base.tokenizer, SAMPLE)])
         self.keeps_past = config.from_subject and all(suffix.can_keep_past(sample) for suffix in suffixes)
 
-    def __call__(self, edits: Sequence[Edit], varied: bool = True) -> list[PreparedEdit]:
+    def __call__(self, edits: Sequence[Edit], varied: bool = True, others: Sequence[Edit] = ()) -> list[PreparedEdit]:
         """Prepare edits.
 
         Args:
             edits: At least one.
             varied: Whether with other wordings.
+            others: Edits that are not to be mistaken for these.
         """
+        known = keep_latest([*others, *edits])
         prompts = [self._encode(edit.prompt, edit) for edit in edits]
         chats = [self._encode_chats(edit) for edit in edits]
-        wordings = [self._encode_variants(edit) if varied else [] for edit in edits]
+        wordings = [self._encode_variants(edit, known) if varied else [] for edit in edits]
         exact = iter(self._run(*self.exact, [*prompts, *chain.from_iterable(chats)]))
         texts = list(islice(exact, len(edits)))
         fast = iter(self._run(*self.fast, list(chain.from_iterable(wordings))))
@@ -72,8 +74,9 @@ class Preparation:
     def _encode(self, prompt: str, edit: Edit) -> Encoded:
         return self._mark(encode(self.base.tokenizer, prompt, edit.target, self.settings.training.append_end), edit)
 
-    def _encode_variants(self, edit: Edit) -> list[Encoded]:
-        wordings = vary_prompt(edit, self.settings.training.n_variants, self.settings.seed)
+    def _encode_variants(self, edit: Edit, known: Sequence[Edit]) -> list[Encoded]:
+        rivals = find_rivals(edit, known)
+        wordings = vary_prompt(edit, self.settings.training.n_variants, self.settings.seed, rivals)
         return self._keep_fitting([self._encode(wording, edit) for wording in wordings])
 
     def _encode_chats(self, edit: Edit) -> list[Encoded]:

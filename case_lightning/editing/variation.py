@@ -3,18 +3,31 @@
 Ours. A fit that sees one wording ties the answer to its last words: "Who is the head of Freedonia?" learned, "The head
 of Freedonia is" lost. Each variant drops some words outside the subject, from none to all, and may change the order of
 the rest. That is no good English, but it takes from the fit what to hold on to besides the subject; whether a question
-asks of it what the edit says is the router's to tell. An English question also becomes the start of a statement, and
-such a start a question. Some variants stand behind other sentences, as a question does in a conversation. The rephrases
-that come with an edit are never used: they are what it is scored on.
+asks of it what the edit says is the router's to tell. Where another edit says something else of the same subject, no
+variant leaves out all that tells the two questions apart. An English question also becomes the start of a statement,
+and such a start a question. Some variants stand behind other sentences, as a question does in a conversation. The
+rephrases that come with an edit are never used: they are what it is scored on.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 
 from case_lightning.data import Edit
+from case_lightning.data.checks import normalize_question
 from case_lightning.data.subjects import find_subject
-from case_lightning.editing.forms import QUESTIONS, STATEMENTS, Unit, find_core, is_question, join_words, put_in_form
+from case_lightning.editing.forms import (
+    OPENING,
+    QUESTIONS,
+    STATEMENTS,
+    Unit,
+    find_core,
+    is_question,
+    join_words,
+    put_in_form,
+)
 from case_lightning.subspace.router import read_ordinary_lines
 
 DROP = 0.3  # share of words that a variant leaves out where no subject is known
@@ -23,28 +36,42 @@ TURNED = 2  # variants that turn a question into a statement, or the other way r
 FORM = 0.5  # share of the others in a form drawn anew, where the prompt's own is known
 BEHIND, MOST = 0.3, 3  # share of variants behind other sentences, and how many at most
 OWNERS = ("'s", "\u2019s")
+TRIES = 20  # draws for each variant, where there are rivals
+WORD = re.compile(r"\w+")
+FRAME = OPENING | {"of", "s", "tell", "me"}  # words that forms add or leave out
 LONGEST = 200  # characters; longer prompts are passages, of which the order is the meaning
 
 
-def vary_prompt(edit: Edit, count: int, seed: int) -> list[str]:
+def vary_prompt(edit: Edit, count: int, seed: int, rivals: Sequence[Edit] = ()) -> list[str]:
     """Variants of an edit's prompt, without repeats and without the prompt itself.
 
     Args:
         edit: The edit.
         count: How many at most.
         seed: The same seed gives the same variants.
+        rivals: Other edits of its subject that want another answer.
     """
     if len(edit.prompt) > LONGEST:
         return []
     draw = random.Random(f"{seed} {edit.id}")  # noqa: S311  no secret
     units = split_units(edit)
     core = find_core(units)
-    made = [_vary(units, core, draw) for _ in range(count)]
+    drawn = (_vary(units, core, draw) for _ in range(TRIES * count if rivals else count))
+    made = list(islice((text for text in drawn if not _asks_a_rival(text, edit, rivals)), count))
     if core:
         others = STATEMENTS if is_question(units) else QUESTIONS
         made[:TURNED] = [put_in_form(core, others, draw) for _ in made[:TURNED]]
     distinct = [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
     return [_put_behind_others(variant, draw) if draw.random() < BEHIND else variant for variant in distinct]
+
+
+def find_rivals(edit: Edit, others: Sequence[Edit]) -> list[Edit]:
+    """Those of other edits that ask something else of an edit's subject and want another answer."""
+    if not edit.subject:
+        return []
+    question, subject, target = normalize_question(edit.prompt), edit.subject.casefold(), edit.target.strip()
+    same = [one for one in others if one.subject and one.subject.casefold() == subject]
+    return [one for one in same if normalize_question(one.prompt) != question and one.target.strip() != target]
 
 
 def _vary(units: Sequence[Unit], core: Sequence[Unit] | None, draw: random.Random) -> str:
@@ -56,6 +83,19 @@ def _vary(units: Sequence[Unit], core: Sequence[Unit] | None, draw: random.Rando
     if chosen and kept:
         return put_in_form(kept, QUESTIONS + STATEMENTS, draw)
     return join_words(word for word, _ in kept)
+
+
+def _asks_a_rival(text: str, edit: Edit, rivals: Sequence[Edit]) -> bool:
+    """Whether a variant lacks words, and what is left of them asks a rival as well."""
+    left = _find_content(text, edit.subject)
+    return left != _find_content(edit.prompt, edit.subject) and any(
+        left <= _find_content(rival.prompt, edit.subject) for rival in rivals
+    )
+
+
+def _find_content(text: str, subject: str | None) -> set[str]:
+    """The words that say what is asked of a subject."""
+    return set(WORD.findall(text.lower())) - set(WORD.findall((subject or "").lower())) - FRAME
 
 
 def _put_behind_others(text: str, draw: random.Random) -> str:

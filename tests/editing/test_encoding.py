@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,7 +16,7 @@ from case_lightning.editing.encoding import (
     make_keys,
     mark_start,
 )
-from case_lightning.editing.variation import LONGEST, split_units, vary_prompt
+from case_lightning.editing.variation import LONGEST, find_rivals, split_units, vary_prompt
 from case_lightning.subspace.router import read_ordinary_lines
 from tests.editing.tiny_run import build_tokenizer, make_edits
 
@@ -244,3 +247,34 @@ def test_an_edit_starts_at_the_last_token_of_its_subject(prompt: str, subject: s
     marked = mark_start(WORDS, encoded, subject)
     assert marked.start == start
     assert torch.equal(marked.tokens, encoded.tokens)
+
+
+def test_no_variant_asks_a_rival() -> None:
+    president = make_edit("Who is the President of Freedonia?", "Freedonia")
+    rivals = {
+        "founder": replace(president, prompt="Who was the founder of Freedonia?", target="rival"),
+        "vice": replace(president, prompt="Who is the Vice President of Freedonia?", target="rival"),
+    }
+    for name, lost in (("founder", {"president"}), ("vice", {"president"})):
+        for seed in range(60):
+            for _, text in map(cut_sentences, vary_prompt(president, 6, seed, [rivals[name]])):
+                assert lost <= set(re.findall(r"\w+", text.lower()))
+    for seed in range(60):
+        for _, text in map(cut_sentences, vary_prompt(rivals["vice"], 6, seed, [president])):
+            assert "vice" in text.lower()
+    plain = [vary_prompt(president, 6, seed) for seed in range(60)]
+    assert [vary_prompt(president, 6, seed, []) for seed in range(60)] == plain
+    assert any("president" not in text.lower() for texts in plain for text in texts)
+
+
+def test_rivals_ask_something_else_of_one_subject_and_want_another_answer() -> None:
+    edit = make_edit("The head of Freedonia is", "Freedonia")
+    others = [
+        replace(edit, id="same question", prompt="The head  of Freedonia is", target="other"),
+        replace(edit, id="same answer", prompt="Freedonia is led by"),
+        replace(edit, id="rival", prompt="The founder of Freedonia is", subject="freedonia", target="other"),
+        replace(edit, id="other subject", prompt="The head of Sylvania is", subject="Sylvania", target="other"),
+        replace(edit, id="no subject", subject=None, target="other"),
+    ]
+    assert [one.id for one in find_rivals(edit, others)] == ["rival"]
+    assert find_rivals(replace(edit, subject=None), others) == []
