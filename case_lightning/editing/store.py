@@ -86,9 +86,7 @@ class Store:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         for name in ADAPTER_FILES:
-            shutil.copyfile(
-                source / name, part / name
-            )  # not a link: a state never changes, whatever is done to this one
+            shutil.copyfile(source / name, part / name)  # a link would let a change of it change the state
         _sync(part)
         self.folder.replace_adapter(part)
         self._thin(snapshot.n_batches)
