@@ -66,7 +66,8 @@ def draw_dots(group: pd.DataFrame, panels: dict[str, str]) -> Figure:
     figure = Figure(figsize=(INCHES * len(titles), INCHES / 3 + ROW * len(methods)), layout="constrained")
     axes = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        axis.set(xlabel=title, xscale="log" if name == "perplexity_median" else "linear")  # before what it shall fit
+        logged = name == "perplexity_median"
+        axis.set(xlabel=title, xscale=choose_scale(mean[name]) if logged else "linear")  # before what it shall fit
         axis.hlines(methods, least[name], most[name])
         axis.plot(mean[name], methods, "o", markersize=4)
         axis.axvline(mean[name].iloc[-1], linewidth=0.8, linestyle=":")  # the first method, to compare with
@@ -85,14 +86,20 @@ def draw_trade_off(group: pd.DataFrame) -> Figure:
     dots = group[group["n_edits"] == n_edits].groupby("method")[[STORED, "mean"]].mean()
     figure = Figure(figsize=(2 * INCHES, 1.4 * INCHES), layout="constrained")
     axis = figure.subplots()
+    axis.set_xscale(choose_scale(dots[STORED]))
     axis.plot(dots[STORED] / 1e6, dots["mean"], "o", markersize=4)
     for method, (stored, mean) in dots.iterrows():
         axis.annotate(str(method), (stored / 1e6, mean), (4, 4), textcoords="offset points", fontsize="small")
-    axis.set(xlabel="Stored (MB)", ylabel=f"Mean of the figures after {n_edits} edits", xscale="log")
+    axis.set(xlabel="Stored (MB)", ylabel=f"Mean of the figures after {n_edits} edits")
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.margins(0.15, 0.1)
     axis.grid(alpha=0.3)
     return figure
+
+
+def choose_scale(values: pd.Series) -> str:
+    """The scale of an axis: logarithmic where values span more than a decade, which its labels need."""
+    return "log" if values.max() > 10 * values.min() else "linear"
 
 
 def _draw_panel(axis: Axes, group: pd.DataFrame, name: str) -> None:
@@ -106,7 +113,7 @@ def _draw_panel(axis: Axes, group: pd.DataFrame, name: str) -> None:
     axis.set(title=PANELS[name], xlabel="edits", xscale="log")
     axis.xaxis.set_major_formatter(ScalarFormatter())
     if name == "perplexity_median":
-        axis.set_yscale("log")
+        axis.set_yscale(choose_scale(group[name]))
     else:
         axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.3)

@@ -8,7 +8,7 @@ import pytest
 
 from case_lightning.benchmark import BenchSettings
 from case_lightning.benchmark.plan import Cell, plan_cells
-from case_lightning.benchmark.plots import draw_dots, draw_plots, draw_trade_off
+from case_lightning.benchmark.plots import choose_scale, draw_dots, draw_plots, draw_trade_off
 from case_lightning.benchmark.settings import TimingSettings
 from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
 
@@ -88,3 +88,11 @@ def test_what_the_methods_reach_is_drawn_over_their_bytes(table: pd.DataFrame, t
     assert list(mean) == pytest.approx([1.8 / 3, 2.4 / 3])
     assert [text.get_text() for text in axis.texts] == ["ft", "last"]
     assert axis.get_ylabel() == "Mean of the figures after 8 edits"
+
+
+@pytest.mark.parametrize(("values", "scale"), [([1.01, 2.55], "linear"), ([0.4, 35.9], "log"), ([3.0], "linear")])
+def test_an_axis_is_logarithmic_where_values_span_a_decade(values: list[float], scale: str) -> None:
+    assert choose_scale(pd.Series(values)) == scale
+    rows = [{"method": f"m{i}", "n_edits": 8, "bytes": value * 1e6, "mean": 0.5} for i, value in enumerate(values)]
+    (axis,) = draw_trade_off(pd.DataFrame(rows)).axes
+    assert axis.get_xscale() == scale
