@@ -1,6 +1,5 @@
 """An open run: cut off and resumed, gone on with, undone and redone. The same edits always leave the same bits."""
 
-import operator
 import signal
 import sqlite3
 from collections.abc import Sequence
@@ -378,34 +377,3 @@ def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path
     assert [mask.batch for mask in read_masks(session.folder.ledger)] == [2]
     resumed.undo([EDITS[9].id])
     assert [count for count, _ in resumed.ledger.retention()] == [4, 8, 11]
-
-
-def test_edits_of_one_subject_are_told_apart_whenever_they_came(tiny_model: Path, tmp_path: Path) -> None:
-    """A later edit of an old subject changes the wordings of the old one, in a resumed run and after an undo, too."""
-    later = [
-        replace(edit, id=f"founder-{edit.subject}", prompt=f"The founder of {edit.subject} is", target="minister")
-        for edit in EDITS[:3]
-    ]
-    edits, sections = [*EDITS[:8], *later, EDITS[8]], {"training": {"n_variants": 4}}
-    session = write(open_session(tiny_model, tmp_path / "run", **sections), edits[:8], finish=False)
-    before = [list(one.variants) for one in session.editor.past]
-    session.edit(edits[8:], STREAM, point=True)
-    changed = [
-        len(old) != len(now.variants) or any(map(operator.is_not, old, now.variants))
-        for old, now in zip(before, session.editor.past, strict=False)
-    ]
-    assert changed == [True] * 3 + [False] * 5
-    named = {tokens for edit in EDITS[:3] for tokens in session.base.tokenizer(f"{edit.subject}").input_ids}
-    for one in [*session.editor.past[:3], *session.editor.past[8:11]]:
-        assert one.variants
-        assert not any(set(text.encoded.prompt.tolist()) <= named for text in one.variants)
-    write(open_session(tiny_model, tmp_path / "cut", **sections), edits[:4], finish=False)
-    for start in (4, 8):
-        open_session(tiny_model, tmp_path / "cut", **sections).edit(edits[start : start + 4], STREAM, point=True)
-    resumed = open_session(tiny_model, tmp_path / "cut", **sections)
-    assert state_of(resumed) == state_of(session)
-    resumed.undo([later[1].id, EDITS[0].id])
-    kept = [edit for edit in edits if edit.id not in (later[1].id, EDITS[0].id)]
-    assert state_of(resumed) == state_of(
-        write(open_session(tiny_model, tmp_path / "never", **sections), kept, finish=False)
-    )

@@ -1,5 +1,6 @@
 """What is left to do of a stream: how records are cut into batches and named, and which of one question are made."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from case_lightning.data import Edit
 from case_lightning.data.checks import OnContradiction
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run import fit_run
+from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Plan, plan_stream
-from tests.editing.test_session import EDITS, STREAM, open_session, state_of
-from tests.editing.tiny_run import make_settings, read_ledger
+from tests.editing.test_session import EDITS, STREAM, open_session, state_of, write
+from tests.editing.tiny_run import load_tiny, make_settings, read_ledger
 
 NEWER = replace(EDITS[0], id="newer", target="minister")
 
@@ -126,14 +128,39 @@ def test_a_finished_run_notices_what_is_new(tiny_model: Path, tmp_path: Path) ->
     settings.run_dir, settings.data.path = str(tmp_path / "run"), str(tmp_path / "edits.jsonl")
     Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in EDITS[:4]))
     fit(settings)
-    follow(open_session_again(settings, tiny_model), EDITS[5:11], replace(STREAM, number=1))
+    session = Session(settings, RunFolder(settings.run_dir), load_tiny(tiny_model))
+    follow(session, EDITS[5:11], replace(STREAM, number=1))
     fit(settings)
     Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in EDITS[:5]))
     assert fit(settings) == [edit.id for edit in (*EDITS[:4], *EDITS[5:11], EDITS[4])]
 
 
-def open_session_again(settings: RunSettings, model: Path) -> Session:
-    from case_lightning.editing.run_folder import RunFolder
-    from tests.editing.tiny_run import load_tiny
-
-    return Session(settings, RunFolder(settings.run_dir), load_tiny(model))
+def test_edits_of_one_subject_are_told_apart_whenever_they_came(tiny_model: Path, tmp_path: Path) -> None:
+    """A later edit of an old subject changes the wordings of the old one, in a resumed run and after an undo, too."""
+    later = [
+        replace(edit, id=f"founder-{edit.subject}", prompt=f"The founder of {edit.subject} is", target="minister")
+        for edit in EDITS[:3]
+    ]
+    edits, sections = [*EDITS[:8], *later, EDITS[8]], {"training": {"n_variants": 4}}
+    session = write(open_session(tiny_model, tmp_path / "run", **sections), edits[:8], finish=False)
+    before = [list(one.variants) for one in session.editor.past]
+    session.edit(edits[8:], STREAM, point=True)
+    changed = [
+        len(old) != len(now.variants) or any(map(operator.is_not, old, now.variants))
+        for old, now in zip(before, session.editor.past, strict=False)
+    ]
+    assert changed == [True] * 3 + [False] * 5
+    named = {tokens for edit in EDITS[:3] for tokens in session.base.tokenizer(f"{edit.subject}").input_ids}
+    for one in [*session.editor.past[:3], *session.editor.past[8:11]]:
+        assert one.variants
+        assert not any(set(text.encoded.prompt.tolist()) <= named for text in one.variants)
+    write(open_session(tiny_model, tmp_path / "cut", **sections), edits[:4], finish=False)
+    for start in (4, 8):
+        open_session(tiny_model, tmp_path / "cut", **sections).edit(edits[start : start + 4], STREAM, point=True)
+    resumed = open_session(tiny_model, tmp_path / "cut", **sections)
+    assert state_of(resumed) == state_of(session)
+    resumed.undo([later[1].id, EDITS[0].id])
+    kept = [edit for edit in edits if edit.id not in (later[1].id, EDITS[0].id)]
+    assert state_of(resumed) == state_of(
+        write(open_session(tiny_model, tmp_path / "never", **sections), kept, finish=False)
+    )

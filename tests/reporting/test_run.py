@@ -106,7 +106,7 @@ def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_report_does_not_wait_for_lightning() -> None:
     code = "import sys, case_lightning.report; sys.exit('lightning' in sys.modules or 'transformers' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
 
 
 def test_masks_are_read_and_a_ledger_from_before_them_has_none(tmp_path: Path) -> None:
