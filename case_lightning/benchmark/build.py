@@ -12,6 +12,9 @@ from case_lightning.command_line import SettingsParser
 from case_lightning.editing.checks import check_settings
 from case_lightning.errors import ConfigError
 
+MAY_BE_ZERO = ("layer", "first_layer", "n_prefixes", "enough", "kl_weight", "weight_decay", "threshold")
+SHARES = ("active_share", "density", "mask_share")  # of 1 at most
+
 
 def check_method(name: str, found: Mapping[str, Any]) -> None:
     """Refuse a method that there is not, a setting that it does not have, and of `case` what `fit` would refuse.
@@ -20,11 +23,13 @@ def check_method(name: str, found: Mapping[str, Any]) -> None:
         ConfigError: The message names the method, the value and what there is.
     """
     settings = _build_settings(name, found)
-    if isinstance(settings, CaseSettings):
-        try:
+    try:
+        if isinstance(settings, CaseSettings):
             check_settings(settings.fill_run())
-        except ConfigError as error:
-            raise ConfigError(f"methods.{name}.{error}") from None
+        else:
+            _check_numbers(settings)
+    except ConfigError as error:
+        raise ConfigError(f"methods.{name}.{error}") from None
 
 
 def build_method(name: str, found: Mapping[str, Any], base: Base, seed: int) -> EditingMethod:
@@ -52,6 +57,18 @@ def _find_kind(name: str, found: Mapping[str, Any]) -> str:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METHODS)}"
         raise ConfigError(f"methods.{name}: no method is called {kind!r}; {hint}")
     return kind
+
+
+def _check_numbers(settings: object, place: str = "") -> None:
+    for name, value in vars(settings).items():
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, f"{place}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            expected = "0 or more" if name in MAY_BE_ZERO else "a number above 0"
+            if name in SHARES and not 0 < value <= 1:
+                raise ConfigError(f"{place}{name}: expected a share above 0, 1 at most, found {value}")
+            if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
+                raise ConfigError(f"{place}{name}: expected {expected}, found {value}")
 
 
 def _build_settings(name: str, found: Mapping[str, Any]) -> object:

@@ -105,6 +105,19 @@ BAD = {
         {"timing": TimingSettings(rounds=-1)},
         "timing.rounds: expected a whole number of at least 0, found -1",
     ),
+    "no steps of a baseline": (
+        {"methods": {"memoir": {"steps": 0}}},
+        "methods.memoir.steps: expected a number above 0, found 0",
+    ),
+    "a negative layer": ({"methods": {"ft": {"layer": -1}}}, "methods.ft.layer: expected 0 or more, found -1"),
+    "more than all weights": (
+        {"methods": {"wise": {"mask_share": 1.5}}},
+        "methods.wise.mask_share: expected a share above 0, 1 at most, found 1.5",
+    ),
+    "a negative rate within": (
+        {"methods": {"memit": {"search": {"learning_rate": -0.5}}}},
+        "methods.memit.search.learning_rate: expected a number above 0, found -0.5",
+    ),
     "no steps": (
         {"methods": {"short": {"method": "case", "training": {"steps": 0}}}},
         "methods.short.training.steps: expected a number above 0, found 0",
