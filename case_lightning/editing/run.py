@@ -27,6 +27,7 @@ from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Plan, plan_stream
 from case_lightning.errors import CaseError
+from case_lightning.reporting.wording import write_count
 
 
 def fit_run(settings: RunSettings) -> RunFolder:
@@ -101,7 +102,11 @@ class Run:
             self.folder.create(self.settings)
             if plan.records or not self.folder.started:
                 self.session.begin(plan.stream)
-        self.display.expect(sum(len(batch) for batch, _ in batches))
+        n_new = sum(len(batch) for batch, _ in batches)
+        if n_new < len(plan.records):
+            known = write_count(len(plan.records) - n_new, "record")
+            self.console.print(f"{known} passed over, which the run knows already, held or undone")
+        self.display.expect(n_new)
         done = plan.stream.n_records
         with self.display:
             for batch, stream in batches:

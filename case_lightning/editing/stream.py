@@ -1,18 +1,19 @@
 """What is left to do of a stream of edits, given what the ledger says was done.
 
-A stream is what one `fit` command brings. The same command again goes on where the stream stopped; when its data has
-grown at the end since it was finished, or other data is given, that is a new stream. Edits that the ledger holds
-already, undone ones too, are not made again.
+A stream is what one `fit` command brings. The same command again goes on where it stopped; when its data has grown at
+the end since it was finished, or other data is given, that is a new stream. What the run knows already is passed over:
+edits that hold, and undone ones. A fact that was superseded and is brought again by other data is made again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
 
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
-from case_lightning.editing.ledger import Stream
+from case_lightning.data.checks import normalize_question
+from case_lightning.editing.ledger import Stream, holds
 from case_lightning.errors import RunError
 
 Row = dict[str, Any]  # of the ledger's table of edits
@@ -26,27 +27,45 @@ class Plan:
         stream: The stream as it stands.
         records: What is left of its data, in order.
         others: The ledger's edits of other streams.
+        streams: Numbers of those that read the same file with other settings, so that its records come once more.
     """
 
     stream: Stream
     records: list[Edit]
     others: list[Row]
+    streams: frozenset[int] = frozenset()
 
     def batches(self) -> Iterator[tuple[list[Edit], Stream]]:
         """Each batch that is left, with the stream as it stands once that is made.
 
-        Records that the ledger knows are passed over. Where that is all of them there is one batch, of no edits.
+        Records that the run knows are passed over. Where that is all of them there is one batch, of no edits.
         """
         if not self.records:
             return
-        known = {_content(Edit.from_json(row["record"])) for row in self.others}
-        new = [index for index, record in enumerate(self.records) if _content(record) not in known]
+        new = self._find_new()
         edits = self._name([self.records[index] for index in new])
         size, n_records = self.stream.batch_size, len(self.records)
         for start in range(0, max(len(new), 1), size):
             done = new[start + size] if start + size < len(new) else n_records
             after = replace(self.stream, n_records=self.stream.n_records + done, finished=done == n_records)
             yield edits[start : start + size], after
+
+    def _find_new(self) -> list[int]:
+        """Which records are to be made, so that of each question what the data says last holds in the end."""
+        undone = _contents(row for row in self.others if row["undone_at"])
+        standing = _contents(row for row in self.others if holds(row))
+        past = _contents(row for row in self.others if not holds(row))
+        repeated = _contents(row for row in self.others if row["stream"] in self.streams)
+        latest = {normalize_question(record.prompt): index for index, record in enumerate(self.records)}
+        contested, new = set[str](), list[int]()
+        for index, record in enumerate(self.records):
+            content, question = _content(record), normalize_question(record.prompt)
+            again = question in contested and self.stream.on_contradiction == "supersede"
+            replaced = content in past and (latest[question] != index or content in repeated)
+            if content not in undone and not replaced and (again or content not in standing):
+                contested.add(question)
+                new.append(index)
+        return new
 
     def _name(self, records: Sequence[Edit]) -> list[Edit]:
         """Records whose id an edit of another stream has get the first number behind it that makes it their own."""
@@ -84,12 +103,13 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
             f"finish it before other edits come, or let it end where it is: python -m case_lightning.history "
             f"{settings.run_dir} close"
         )
-    if last.data == wanted:
-        _check_unchanged(records, last, rows)
-        fresh = replace(fresh, n_records=last.n_records)
+    if before := [stream for stream in streams if stream.data == wanted]:
+        _check_unchanged(records, before[-1], rows)
+        fresh = replace(fresh, n_records=before[-1].n_records)
     stream = fresh if last.finished else last
     others = [row for row in rows if row["stream"] != stream.number]
-    return Plan(stream, list(records[stream.n_records :]), others)
+    otherwise = {one.number for one in streams if one.data != wanted and one.data["path"] == wanted["path"]}
+    return Plan(stream, list(records[stream.n_records :]), others, frozenset(otherwise))
 
 
 def _check_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row]) -> None:
@@ -100,6 +120,10 @@ def _check_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row
             f"data.path: {stream.data['path']} is not what it was when the run began: edits that were made from it are "
             f"gone or changed; restore it, or give the new facts in a file of their own"
         )
+
+
+def _contents(rows: Iterable[Row]) -> set[Edit]:
+    return {_content(Edit.from_json(row["record"])) for row in rows}
 
 
 def _content(edit: Edit) -> Edit:

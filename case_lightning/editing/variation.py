@@ -11,7 +11,7 @@ rephrases that come with an edit are never used: they are what it is scored on.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import cache
 from itertools import islice
 
@@ -19,6 +19,7 @@ from case_lightning.data import Edit
 from case_lightning.data.checks import normalize_question
 from case_lightning.data.subjects import find_subject
 from case_lightning.editing.forms import (
+    ASKING,
     OPENING,
     QUESTIONS,
     STATEMENTS,
@@ -39,6 +40,7 @@ OWNERS = ("'s", "\u2019s")
 TRIES = 20  # draws for each variant, where there are rivals
 WORD = re.compile(r"\w+")
 FRAME = OPENING | {"of", "s", "tell", "me"}  # words that forms add or leave out
+PLAIN = FRAME - ASKING  # those of them that never tell what is asked
 LONGEST = 200  # characters; longer prompts are passages, of which the order is the meaning
 
 
@@ -60,7 +62,8 @@ def vary_prompt(edit: Edit, count: int, seed: int, rivals: Sequence[Edit] = ()) 
     made = list(islice((text for text in drawn if not _asks_a_rival(text, edit, rivals)), count))
     if core:
         others = STATEMENTS if is_question(units) else QUESTIONS
-        made[:TURNED] = [put_in_form(core, others, draw) for _ in made[:TURNED]]
+        turned = [put_in_form(core, others, draw) for _ in made[:TURNED]]
+        made[:TURNED] = [text for text in turned if not _asks_a_rival(text, edit, rivals)]
     distinct = [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
     return [_put_behind_others(variant, draw) if draw.random() < BEHIND else variant for variant in distinct]
 
@@ -69,8 +72,8 @@ def find_rivals(edit: Edit, others: Sequence[Edit]) -> list[Edit]:
     """Those of other edits that ask something else of an edit's subject and want another answer."""
     if not edit.subject:
         return []
-    question, subject, target = normalize_question(edit.prompt), edit.subject.casefold(), edit.target.strip()
-    same = [one for one in others if one.subject and one.subject.casefold() == subject]
+    question, subject, target = normalize_question(edit.prompt), edit.subject.strip().casefold(), edit.target.strip()
+    same = [one for one in others if one.subject and one.subject.strip().casefold() == subject]
     return [one for one in same if normalize_question(one.prompt) != question and one.target.strip() != target]
 
 
@@ -87,15 +90,22 @@ def _vary(units: Sequence[Unit], core: Sequence[Unit] | None, draw: random.Rando
 
 def _asks_a_rival(text: str, edit: Edit, rivals: Sequence[Edit]) -> bool:
     """Whether a variant lacks words, and what is left of them asks a rival as well."""
-    left = _find_content(text, edit.subject)
-    return left != _find_content(edit.prompt, edit.subject) and any(
-        left <= _find_content(rival.prompt, edit.subject) for rival in rivals
-    )
+    return any(_fits_both(text, edit, rival) for rival in rivals)
 
 
-def _find_content(text: str, subject: str | None) -> set[str]:
+def _fits_both(text: str, edit: Edit, rival: Edit) -> bool:
+    mine, theirs = _find_content(edit.prompt, edit.subject), _find_content(rival.prompt, edit.subject)
+    frame = FRAME
+    if mine == theirs:  # "When was it founded?" and "Where was it founded?"
+        frame = PLAIN
+        mine, theirs = _find_content(edit.prompt, edit.subject, frame), _find_content(rival.prompt, edit.subject, frame)
+    left = _find_content(text, edit.subject, frame) & mine
+    return left != mine and left <= theirs
+
+
+def _find_content(text: str, subject: str | None, frame: Set[str] = FRAME) -> set[str]:
     """The words that say what is asked of a subject."""
-    return set(WORD.findall(text.lower())) - set(WORD.findall((subject or "").lower())) - FRAME
+    return set(WORD.findall(text.lower())) - set(WORD.findall((subject or "").lower())) - frame
 
 
 def _put_behind_others(text: str, draw: random.Random) -> str:

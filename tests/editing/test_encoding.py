@@ -262,6 +262,13 @@ def test_no_variant_asks_a_rival() -> None:
     for seed in range(60):
         for _, text in map(cut_sentences, vary_prompt(rivals["vice"], 6, seed, [president])):
             assert "vice" in text.lower()
+    when = replace(president, prompt="When was Freedonia founded?")
+    where = replace(president, prompt="Where was Freedonia founded?", target="rival")
+    for asked, rival in ((when, where), (where, when)):
+        word = asked.prompt.split()[0].lower()
+        texts = [text for seed in range(60) for _, text in map(cut_sentences, vary_prompt(asked, 6, seed, [rival]))]
+        assert all(word in re.findall(r"\w+", text.lower()) for text in texts)
+        assert texts
     plain = [vary_prompt(president, 6, seed) for seed in range(60)]
     assert [vary_prompt(president, 6, seed, []) for seed in range(60)] == plain
     assert any("president" not in text.lower() for texts in plain for text in texts)
@@ -272,7 +279,7 @@ def test_rivals_ask_something_else_of_one_subject_and_want_another_answer() -> N
     others = [
         replace(edit, id="same question", prompt="The head  of Freedonia is", target="other"),
         replace(edit, id="same answer", prompt="Freedonia is led by"),
-        replace(edit, id="rival", prompt="The founder of Freedonia is", subject="freedonia", target="other"),
+        replace(edit, id="rival", prompt="The founder of Freedonia is", subject="freedonia ", target="other"),
         replace(edit, id="other subject", prompt="The head of Sylvania is", subject="Sylvania", target="other"),
         replace(edit, id="no subject", subject=None, target="other"),
     ]

@@ -22,8 +22,9 @@ from tests.editing.tiny_run import load_tiny, make_settings, read_ledger
 NEWER = replace(EDITS[0], id="newer", target="minister")
 
 
-def make_rows(edits: Sequence[Edit], stream: int = 0) -> list[dict[str, Any]]:
-    return [{"id": edit.id, "record": edit.to_json(), "stream": stream} for edit in edits]
+def make_rows(edits: Sequence[Edit], stream: int = 0, **state: str) -> list[dict[str, Any]]:
+    row = {"stream": stream, "batch": 0, "superseded_by": None, "undone_at": None} | state
+    return [row | {"id": edit.id, "record": edit.to_json()} for edit in edits]
 
 
 def ids(plan: Plan) -> list[list[str]]:
@@ -65,7 +66,25 @@ def test_the_same_command_after_another_stream_brings_no_old_answer_back(tiny_mo
     follow(session, records, replace(STREAM, data=asdict(settings.data)))
     follow(session, EDITS[4:5], replace(STREAM, number=1))
     plan = plan_stream(settings, records, session.ledger.streams(), session.ledger.rows())
+    assert not ids(plan)
+    settings.data.batch_size = 2
+    plan = plan_stream(settings, records, session.ledger.streams(), session.ledger.rows())
     assert ids(plan) == [[]]
+
+
+def test_a_fact_that_comes_back_is_made_again() -> None:
+    """As after another election: superseded before, or contradicted by a record ahead of it."""
+    rows = make_rows(EDITS[:1], superseded_by="newer") + make_rows([NEWER], stream=1)
+    back = replace(EDITS[0], id="back")
+    third = replace(STREAM, number=2)
+    assert ids(Plan(third, [back], rows)) == [["back"]]
+    assert ids(Plan(third, [NEWER, EDITS[1]], rows)) == [[EDITS[1].id]]
+    assert ids(Plan(third, [back, replace(NEWER, id="last")], rows)) == [[]]
+    other = replace(NEWER, id="other", target="gardener")
+    assert ids(Plan(third, [other, replace(NEWER, id="last")], rows)) == [["other", "last"]]
+    assert ids(Plan(replace(third, on_contradiction="keep"), [other, NEWER], rows)) == [["other"]]
+    assert ids(Plan(third, [back], make_rows(EDITS[:1], undone_at="2026-01-01"))) == [[]]
+    assert ids(Plan(third, [back], rows, frozenset({0}))) == [[]]
 
 
 @pytest.mark.parametrize(
