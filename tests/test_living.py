@@ -170,6 +170,18 @@ def test_undo_and_redo(run: Path, whole: Path, capsys: pytest.CaptureFixture[str
     assert read_kept(run) == read_kept(whole)
 
 
+@pytest.mark.filterwarnings("ignore:.*edits dropped")
+def test_undoing_batches_brings_nothing_to_life(model: Path, tmp_path: Path) -> None:
+    edits = make_edits(6)
+    newer = replace(edits[4], id="newer", target="minister")
+    data = tmp_path / "edits.jsonl"
+    data.write_text("".join(edit.to_json() + "\n" for edit in [*edits, newer]))
+    assert call("fit", *command(model, data, tmp_path / "run")) == 0
+    assert [row["left_out"] for row in read_ledger(tmp_path / "run")] == [None] * 4 + [1, None, None]
+    assert call("history", tmp_path / "run", "undo", "--since", 1) == 0
+    assert [one.id for one in Ledger(tmp_path / "run" / "ledger.sqlite").edits()] == IDS[:4]
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
 def test_an_export_is_data(
     ending: str, model: Path, run: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

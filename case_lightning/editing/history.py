@@ -78,7 +78,7 @@ def change(path: str, action: str, ids: Sequence[str], since: int | None = None)
     """
     console, folder, rows = make_console(), RunFolder(path), _read_rows(path)
     if since is not None:
-        ids = [row["id"] for row in rows if row["batch"] is not None and row["batch"] >= since]
+        ids = [row["id"] for row in rows if not row["undone_at"] and _find_batch(row) >= since]
         if not ids:
             raise RunError(f"--since: {folder.path} has no batch {since}; `history list` shows them")
     with _opened(folder) as session, LiveDisplay(console) as display:
@@ -167,6 +167,11 @@ def _show_difference(console: Console, mine: Sequence[Row], theirs: Sequence[Row
 
 def _answers(rows: Sequence[Row]) -> dict[str, str]:
     return {normalize_question(row["prompt"]): row["target"] for row in rows if holds(row)}
+
+
+def _find_batch(row: Row) -> int:
+    """The batch that an edit was made in or left out of; -1 for an undone one."""
+    return next((row[name] for name in ("batch", "left_out") if row[name] is not None), -1)
 
 
 def _describe(row: Row) -> str:

@@ -78,14 +78,17 @@ class EditorProcess:
         check_records(self.session.base, edits, int(self.session.settings.training.append_end))
         self._check_ids(edits)
         held = {_fact(edit): edit.id for edit in self.session.editor.edits}
-        asked = {normalize_question(edit.prompt) for edit in self.session.editor.edits}
-        status: dict[str, dict[str, Any]] = {}
+        asked = {question for question, _ in held}
+        rejects, fresh, status = on_contradiction == "reject", list[Edit](), dict[str, dict[str, Any]]()
         for edit in edits:
-            if _fact(edit) in held:
+            question = normalize_question(edit.prompt)
+            contested = any(normalize_question(other.prompt) == question for other in fresh)
+            if _fact(edit) in held and (not contested or on_contradiction != "supersede"):
                 status[edit.id] = {"status": "in ledger", "of": held[_fact(edit)]}
-            elif on_contradiction == "reject" and normalize_question(edit.prompt) in asked:
+            elif rejects and (contested or question in asked):
                 status[edit.id] = {"status": "rejected"}
-        fresh = [edit for edit in edits if edit.id not in status]
+            else:
+                fresh.append(edit)
         if fresh:
             self._make(fresh, on_contradiction)
         rows = {row["id"]: row for row in self.session.ledger.rows()}

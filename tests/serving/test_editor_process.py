@@ -1,12 +1,14 @@
 """The process that edits, called here directly."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from case_lightning.data import Edit
+from case_lightning.data.checks import OnContradiction
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
@@ -66,6 +68,33 @@ def test_of_two_answers_in_one_request_the_later_counts(tiny_model: Path, tmp_pa
     change = editor.add([EDITS[0], Edit("later", EDITS[0].prompt, "minister")], "supersede")
     assert [one["status"] for one in change.results] == ["replaced", "added"]
     assert change.n_edits == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "statuses", "held"),
+    [
+        ("supersede", ["replaced", "added"], ["last"]),
+        ("reject", ["rejected", "in ledger"], [EDITS[0].id]),
+        ("keep", ["added", "in ledger"], [EDITS[0].id, "other"]),
+    ],
+)
+def test_a_fact_that_holds_and_one_ahead_of_it_that_contradicts_it(
+    tiny_model: Path, tmp_path: Path, policy: OnContradiction, statuses: list[str], held: list[str]
+) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    editor.add(EDITS[:1], "supersede")
+    change = editor.add([Edit("other", EDITS[0].prompt, "minister"), replace(EDITS[0], id="last")], policy)
+    assert [one["status"] for one in change.results] == statuses
+    assert [edit.id for edit in editor.session.editor.edits] == held
+
+
+def test_of_two_answers_in_one_request_the_earlier_counts_where_later_ones_are_rejected(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    change = editor.add([EDITS[0], Edit("later", EDITS[0].prompt, "minister")], "reject")
+    assert [one["status"] for one in change.results] == ["added", "rejected"]
+    assert editor.session.editor.edits == EDITS[:1]
 
 
 def test_ids_are_edits_own(tiny_model: Path, tmp_path: Path) -> None:
