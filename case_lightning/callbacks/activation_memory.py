@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from case_lightning.callbacks.inference_mode import evaluating
 from case_lightning.method.activation import activation_divergence, dequantize, quantize
 
 
@@ -19,6 +20,9 @@ class ActivationMemory(Callback):
     gradient is added once before each optimizer step, where gradients are unscaled, accumulated and averaged over
     processes, so the module's `training_step` stays as it is. List it before `SensitiveNeuronMask`, whose mask then
     covers this gradient too.
+
+    What a fit adds is there once it has ended. A checkpoint written on the way, as by `ModelCheckpoint`, holds what the
+    fits before it left; to go on with the next data from a file, write it after `fit`: `trainer.save_checkpoint`.
 
     Args:
         module: Name of the submodule whose outputs are held, one that works on the last axis of its first argument.
@@ -78,8 +82,10 @@ class ActivationMemory(Callback):
         return self.rows
 
     def recompute(self, pl_module: LightningModule, rows: dict[str, Tensor]) -> Tensor:
-        """What the module answers to kept rows now, `(rows, width)`."""
-        answer: Tensor = pl_module.get_submodule(self.module)(rows["inputs"].to(pl_module.dtype))
+        """What the module answers to kept rows now, `(rows, width)`, as at inference: without dropout."""
+        module = pl_module.get_submodule(self.module)
+        with evaluating(module.modules()):
+            answer: Tensor = module(rows["inputs"].to(pl_module.dtype))
         return answer
 
     @override

@@ -20,6 +20,9 @@ class KeyProtection(Callback):
     past inputs less. Nothing of past data is shown again; of its inputs the second moment is kept. Columns that another
     callback holds still stay so, such as those that `SensitiveNeuronMask` freezes: list this one behind it.
 
+    What a fit read counts once it has ended. A checkpoint written on the way, as by `ModelCheckpoint`, holds what the
+    fits before it left; to go on with the next data from a file, write it after `fit`: `trainer.save_checkpoint`.
+
     Args:
         modules: Names of submodules such as `nn.Linear`, which work on the last axis of their first argument and have a
             `weight`, `(d_out, d_in)`. Left empty only by subclasses that override `weights`.
@@ -43,6 +46,7 @@ class KeyProtection(Callback):
         self._shields: dict[str, tuple[Tensor, Tensor]] = {}  # which columns move, and `P` for them
         self._read: dict[str, KeyMoment] = {}  # inputs of this fit, a step each
         self._handles: list[RemovableHandle] = []
+        self._reading = False  # whether what passes a module is of the training step
 
     @property
     @override
@@ -88,7 +92,7 @@ class KeyProtection(Callback):
                 self.moments[name].to(weight.device)
             if self.modules:
                 self._read[name] = KeyMoment(weight.shape[1], weight.device)
-                hook = partial(self._note, trainer, self._read[name])
+                hook = partial(self._note, self._read[name])
                 module = pl_module.get_submodule(name.rpartition(".")[0])
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -96,12 +100,18 @@ class KeyProtection(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         known = self._known(pl_module)
         self._kept = {name: weight.detach().clone() for name, weight in known.items()}
+        self._reading = True
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._reading = False
 
     @override
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._reading = False
         for name, weight in self._known(pl_module).items():
             change = (weight - self._kept[name]).float()
             moving = change.any(0)
@@ -132,10 +142,8 @@ class KeyProtection(Callback):
             self._shields[name] = found = moving, self.moments[name].shield(self.strength, moving)
         return found[1]
 
-    def _note(
-        self, trainer: Trainer, read: KeyMoment, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-    ) -> None:
-        if trainer.training:
+    def _note(self, read: KeyMoment, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        if self._reading:
             inputs = next(iter((*args, *kwargs.values())))
             read.add(inputs.detach().reshape(-1, inputs.shape[-1]))
 

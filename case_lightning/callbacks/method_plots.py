@@ -16,8 +16,8 @@ from case_lightning.metrics.edit_metric import EditMetric
 class MethodPlots(Callback):
     """Reads the trainer's other callbacks after every fit, and logs what they did.
 
-    Figures go to loggers whose `experiment` has `add_figure`, such as TensorBoard's. Steps are examples learned so far.
-    The first process of a distributed run logs.
+    Figures go to loggers whose `experiment` has `add_figure`, such as TensorBoard's. Steps are examples learned so far;
+    where no `ConflictAllocation` counts them, optimizer steps. The first process of a distributed run logs.
 
     Args:
         prefix: What names of figures and scalars begin with.
@@ -50,7 +50,7 @@ class MethodPlots(Callback):
         """Log scalars at the number of examples so far; those that are not there are left out."""
         known = {f"{self.prefix}/{name}": value for name, value in values.items() if value is not None}
         for logger in trainer.loggers:
-            logger.log_metrics(known, self.n_examples)
+            logger.log_metrics(known, self.n_examples or trainer.global_step)
 
     def log_retention(self, trainer: Trainer, n_edits: int, value: float) -> None:
         """Add a point to the retention curve, and log it."""
@@ -80,4 +80,4 @@ class MethodPlots(Callback):
             return
         figure: Any = metric.plot()[0]
         for experiment in takers:
-            experiment.add_figure(f"{self.prefix}/{name}", figure, self.n_examples, close=True)
+            experiment.add_figure(f"{self.prefix}/{name}", figure, self.n_examples or trainer.global_step, close=True)

@@ -1,7 +1,6 @@
 """KNT as a callback: only the neurons that the new knowledge depends on are tuned."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from case_lightning.callbacks.inference_mode import evaluating
 from case_lightning.method.mask_summary import MaskSummary, summarize_mask
 from case_lightning.method.sensitivity import keep_most_sensitive, sum_fisher
 
@@ -68,7 +68,8 @@ class SensitiveNeuronMask(Callback):
                 f"{sorted(self.neurons)}; it has {', '.join(parameters)}"
             )
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.neurons}
-        with _fixed_statistics(pl_module):
+        norms = (one for one in pl_module.modules() if isinstance(one, _NormBase))
+        with evaluating(norms):  # the statistics of one example say nothing
             for example in _split(batch):
                 loss = _loss(pl_module.training_step(example, 0))
                 found = torch.autograd.grad(loss, [parameters[name] for name in self.neurons], allow_unused=True)
@@ -116,19 +117,6 @@ class SensitiveNeuronMask(Callback):
         ]
 
 
-@contextmanager
-def _fixed_statistics(module: nn.Module) -> Iterator[None]:
-    """Have normalization layers take their running statistics: those of one example say nothing."""
-    training = [one for one in module.modules() if isinstance(one, _NormBase) and one.training]
-    try:
-        for one in training:
-            one.eval()
-        yield
-    finally:
-        for one in training:
-            one.train()
-
-
 def _align(mask: Tensor, parameter: Tensor, dim: int) -> Tensor:
     shape = [1] * parameter.dim()
     shape[dim] = -1
@@ -149,7 +137,8 @@ def _split(batch: Batch) -> list[Batch]:
     if isinstance(batch, Mapping):
         return [dict(zip(batch, values, strict=True)) for values in _split(tuple(batch.values()))]
     if isinstance(batch, tuple | list):
-        return [type(batch)(values) for values in zip(*map(_split, batch), strict=True)]
+        make = getattr(batch, "_make", type(batch))  # of a named tuple
+        return [make(values) for values in zip(*map(_split, batch), strict=True)]
     raise TypeError(
         f"batch: expected a tensor, or a tuple, list or dict of tensors, found {type(batch).__name__}; override "
         f"SensitiveNeuronMask.measure to take it apart"

@@ -153,6 +153,26 @@ class CompareGradient(Callback):
         self.steps += 1
 
 
+class Noisy(TwoLayers):
+    """A module that works otherwise while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(self.hidden, nn.BatchNorm1d(HIDDEN), nn.Dropout(0.5))
+
+
+def test_rows_pass_a_module_as_at_inference() -> None:
+    """They meet no dropout, and normalization layers learn nothing of them."""
+    module, memory = Noisy(), ActivationMemory("hidden")
+    trainer = make_trainer(memory, max_epochs=0)
+    for count, batch in enumerate((OLD, NEW), start=1):
+        fit_again(trainer, module, [batch])
+        assert module.hidden[1].num_batches_tracked == count
+        assert module.hidden[2].training
+    remember(other := ActivationMemory("hidden"), 0, module=module)
+    assert other.weigh(module).item() < 1e-5
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_each_step_has_its_gradient_once(accumulated: int) -> None:
     memory = ActivationMemory("hidden", weight=3.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from case_lightning.callbacks import KeyProtection, SensitiveNeuronMask
+from case_lightning.callbacks import ActivationMemory, KeyProtection, SensitiveNeuronMask
 from case_lightning.method.sensitivity import keep_most_sensitive
 from tests.callbacks.tiny_modules import (
     D_IN,
@@ -85,6 +85,17 @@ def test_the_moment_is_that_of_the_inputs_of_a_fit() -> None:
     torch.testing.assert_close(moment.total, (square(OLD[0]) + square(NEW[0])) / 2 + square(OLD[0]))
     assert moment.count == 2
     assert not module.hidden._forward_pre_hooks
+
+
+def test_what_other_callbacks_run_is_no_part_of_it() -> None:
+    alone, beside = KeyProtection(["hidden"]), KeyProtection(["hidden"])
+    others = SensitiveNeuronMask({"hidden.weight": 1}), ActivationMemory("hidden")
+    trainers = make_trainer(alone, max_epochs=0), make_trainer(*others, beside, max_epochs=0)
+    for trainer in trainers:
+        module = TwoLayers()
+        for batch in (OLD, NEW):
+            fit_again(trainer, module, [batch] * 2)
+    torch.testing.assert_close(beside.moments["hidden.weight"].total, alone.moments["hidden.weight"].total)
 
 
 def test_masked_columns_do_not_move_by_one_bit() -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -159,9 +159,15 @@ class AnyBatch(TwoLayers):
         return {"loss": loss} if isinstance(batch, dict) else loss
 
 
+class Pair(NamedTuple):
+    inputs: Tensor
+    targets: Tensor
+
+
 FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "tensor": lambda inputs, targets: torch.cat([inputs, targets], dim=1),
     "tuple": lambda inputs, targets: (inputs, targets),
+    "named tuple": Pair,
     "list": lambda inputs, targets: [inputs, targets],
     "dict-in-dict": lambda inputs, targets: {"inputs": {"of": inputs}, "targets": targets},
 }

@@ -6,10 +6,21 @@ from itertools import permutations
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from case_lightning.callbacks import ActivationMemory, ConflictAllocation, MethodPlots, SensitiveNeuronMask
 from case_lightning.method.sensitivity import keep_most_sensitive
-from tests.callbacks.tiny_modules import D_IN, Adapted, copy_parameters, draw_batch, fit, fit_again, moved
+from tests.callbacks.tiny_modules import (
+    D_IN,
+    Adapted,
+    TwoLayers,
+    copy_parameters,
+    draw_batch,
+    fit,
+    fit_again,
+    make_trainer,
+    moved,
+)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
@@ -53,3 +64,17 @@ def test_what_they_did_is_gathered_over_fits() -> None:
     found = [[score for score in row if score == score] for row in plots.conflict.compute().tolist()]
     assert [score for row in found for score in row] == pytest.approx([score for row in scores for score in row])
     assert plots.sensitivity.compute().sum(0).tolist() == [2 * D_IN, 2 * 2]
+
+
+def test_without_an_allocation_what_is_logged_stands_at_optimizer_steps() -> None:
+    class Steps(DummyLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:  # type: ignore[override]
+            found.extend(step for name in metrics if name.startswith("method/"))
+
+    found: list[int] = []
+    mask = SensitiveNeuronMask({"hidden.weight": 0})
+    trainer = make_trainer(mask, MethodPlots(), max_epochs=0)
+    trainer.loggers = [Steps()]
+    for _ in range(2):
+        fit_again(trainer, TwoLayers(), [draw_batch(0)] * 3)
+    assert set(found) == {3, 6}
