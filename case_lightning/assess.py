@@ -7,9 +7,7 @@ contradicts an edit, or is in conflict with a subspace; or that it is free.
 import json
 import sys
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
-from case_lightning.command_line import SettingsParser, run_verb
+from case_lightning.command_line import SettingsParser, add_data_arguments, run_verb
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,9 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = SettingsParser(prog="python -m case_lightning.assess", description=__doc__)
     parser.add_argument("--run", required=True, help="folder of the run that they would go into")
     parser.add_argument("--data.path", type=str, required=True, help="the new facts")
-    parser.add_argument("--data.format", type=str, default="auto", help="their format")
-    parser.add_argument("--data.limit", type=PositiveInt | None, default=None, help="how many of them")
-    parser.add_argument("--data.offset", type=NonNegativeInt, default=0, help="how many to pass over first")
+    add_data_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.read(arguments)
     from case_lightning.display import make_console

@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from case_lightning.config import RunSettings
@@ -40,8 +41,8 @@ class SettingsParser(ArgumentParser):
         words = sys.argv[1:] if arguments is None else list(arguments)
         known = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
         for place, word in enumerate(words):
-            key, _, value = word[2:].partition("=")
-            if word.startswith("--") and key:
+            key, _, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+            if key:
                 _check_key(key, known)
             if key == "config" and (path := value or next(iter(words[place + 1 :]), "")):
                 _check_file(path, known)
@@ -63,6 +64,17 @@ def read_settings(arguments: list[str] | None, description: str, prog: str | Non
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(RunSettings)
     return settings_from(parser.read(arguments).as_dict())
+
+
+def add_data_arguments(parser: ArgumentParser) -> None:
+    """Add what says how records are read from `--data.path`, as of `fit`."""
+    parser.add_argument("--data.format", type=str, default="auto", help="their format")
+    parser.add_argument("--data.columns", type=dict[str, str] | None, default=None, help="our field to their column")
+    parser.add_argument("--data.limit", type=PositiveInt | None, default=None, help="how many of them")
+    parser.add_argument("--data.offset", type=NonNegativeInt, default=0, help="how many to pass over first")
+    parser.add_argument(
+        "--data.on_error", type=Literal["raise", "skip"], default="raise", help="what becomes of unusable ones"
+    )
 
 
 def settings_from(found: Mapping[str, Any]) -> RunSettings:

@@ -7,9 +7,9 @@ scores it on those records instead and prints the figures, leaving the run as it
 import json
 import sys
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
-from case_lightning.command_line import SettingsParser, run_verb
+from case_lightning.command_line import SettingsParser, add_data_arguments, run_verb
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,9 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data.path", type=str | None, default=None, help="records to score instead of the run's edits"
     )
-    parser.add_argument("--data.format", type=str, default="auto", help="their format")
-    parser.add_argument("--data.limit", type=PositiveInt | None, default=None, help="how many of them")
-    parser.add_argument("--data.offset", type=NonNegativeInt, default=0, help="how many to pass over first")
+    add_data_arguments(parser)
     options = parser.read(arguments)
     from case_lightning.editing.run import evaluate_run  # torch is slow to import: --help need not wait
 

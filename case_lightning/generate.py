@@ -4,6 +4,7 @@ Prints the edited and the unedited model's answers side by side. Without `--prom
 prompt; on a terminal that is a chat, ended by an empty line.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from jsonargparse.typing import PositiveInt
 
 from case_lightning.command_line import SettingsParser, run_verb
 from case_lightning.display import make_console, show_examples
-from case_lightning.errors import ConfigError
+from case_lightning.errors import CaseError, ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +34,13 @@ def main(arguments: list[str] | None = None) -> None:
     scorer = open_scorer(options.run)
     console = make_console()
     for prompt in _read_prompts(options.prompt):
-        check_prompt(scorer.base, prompt, options.max_new_tokens)
+        try:
+            check_prompt(scorer.base, prompt, options.max_new_tokens)
+        except CaseError as error:
+            if options.prompt is not None or not sys.stdin.isatty():
+                raise
+            sys.stderr.write(f"error: {error}\n")  # a chat goes on
+            continue
         old, new = (scorer.generate([prompt], options.max_new_tokens, edited=flag)[0] for flag in (False, True))
         show_examples(console, [{"prompt": prompt, "unedited": old, "edited": new}], title="")
 
@@ -43,6 +50,8 @@ def _read_prompts(prompt: str | None) -> Iterator[str]:
         yield prompt
         return
     interactive = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused as any other prompt
     while True:
         if interactive:
             sys.stdout.write("> ")

@@ -54,7 +54,7 @@ def look_up(tokenizer: PreTrainedTokenizerBase, edit: Edit, prefix: str = PLAIN)
     if span is None or not tokenizer.is_fast:
         return Lookup(encoded, last)
     start, end = len(prefix) + span[0], len(prefix) + span[1]
-    offsets = tokenizer(text.rstrip(), return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenizer(text.rstrip(), return_offsets_mapping=True, split_special_tokens=True)["offset_mapping"]
     touching = [index for index, (first, after) in enumerate(offsets) if first < end and after > start]
     return Lookup(encoded, touching[-1] if touching else last)
 

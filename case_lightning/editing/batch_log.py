@@ -9,6 +9,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from typing_extensions import override
 
+from case_lightning.writing import write_whole
+
+TABLE, ASIDE = "metrics.csv", "metrics.csv.aside"
 BATCH = "epoch"  # the column with a batch's number: each is one epoch of the trainer
 
 
@@ -40,6 +43,18 @@ class _Writer(ExperimentWriter):
     @override
     def _check_log_dir_exists(self) -> None:
         """Lightning would delete the file here."""
+
+
+def set_log_aside(folder: Path) -> None:
+    """Keep what `metrics.csv` says while batches are made anew."""
+    if (folder / TABLE).is_file():
+        write_whole(folder / ASIDE, (folder / TABLE).read_text(encoding="utf-8"))
+
+
+def bring_log_back(folder: Path) -> None:
+    """Bring back what was set aside, where those batches were not made to their end."""
+    if (folder / ASIDE).is_file():
+        (folder / ASIDE).replace(folder / TABLE)
 
 
 def trim_log(path: Path, n_batches: int) -> str | None:

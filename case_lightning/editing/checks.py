@@ -63,6 +63,12 @@ def check_settings(settings: RunSettings) -> None:
             raise ConfigError(f"{key}: expected 0 to 1, found {value}")
         if value > AT_MOST.get(key, math.inf):
             raise ConfigError(f"{key}: expected at most {AT_MOST[key]}, found {value}")
+    precision = settings.trainer.precision
+    if precision.endswith("-true") and precision != "32-true":
+        raise ConfigError(
+            f"trainer.precision: expected 32-true or a mixed one, as subspaces are trained in float32, found "
+            f"{precision}; the frozen model's own is base.dtype"
+        )
 
 
 def count_tokens(base: Base, text: str) -> int:

@@ -60,18 +60,20 @@ def _score_locality(scorer: Scorer, questions: Questions) -> tuple[Figures, Figu
     same, identical = Locality(**ALONE), BitIdentity(**ALONE)
     right: dict[bool, list[float]] = {True: [], False: []}
     step = scorer.batch_size
-    unrelated = [questions.unrelated[index] for index in sort_by_length(questions.unrelated)]
-    for start in range(0, len(unrelated), step):
-        batch = unrelated[start : start + step]
+    order = sort_by_length(questions.unrelated)
+    for start in range(0, len(order), step):
+        chosen = order[start : start + step]
+        batch = [questions.unrelated[index] for index in chosen]
         edited, unedited = (scorer.ask(batch, edited=flag, keep_logits=True) for flag in (True, False))
         same.update(_pad(edited), _pad(unedited), _pad(edited, labels=True) != IGNORE_INDEX)
-        for one, other in zip(edited, unedited, strict=True):
+        for index, one, other in zip(chosen, edited, unedited, strict=True):
             assert one.logits is not None  # noqa: S101  for the type checker
             assert other.logits is not None  # noqa: S101
             identical.update(one.logits[None], other.logits[None])
-            right[True].append(one.accuracy)
-            right[False].append(other.accuracy)
-    if not unrelated:
+            if questions.answered[index]:
+                right[True].append(one.accuracy)
+                right[False].append(other.accuracy)
+    if not order:
         return {"locality": None, "locality_bit_identical": None}, {"locality": None, "locality_unedited": None}
     wise = {"locality": _number(same.compute()), "locality_bit_identical": _number(identical.compute())}
     return wise, {"locality": _mean(right[True]), "locality_unedited": _mean(right[False])}

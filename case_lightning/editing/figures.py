@@ -129,6 +129,7 @@ def measure_overhead(scorer: Scorer, edits: Sequence[Edit], repeats: int = 3, to
         return None
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits[:4]]
     prompts = [question.prompt for question in questions]
+    tokens = min(tokens, scorer.base.context_length - max(map(len, prompts)))
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(repeats):
         for flag in (True, False):

@@ -66,9 +66,9 @@ def open_base(settings: BaseSettings, device: str | None = None) -> Base:
 
 
 def find_adapter(folder: RunFolder, ledger: Ledger) -> Path:
-    """The folder of the adapter that the ledger speaks of.
+    """A folder with the adapter that the ledger speaks of.
 
-    That is `adapter`, or its snapshot where a run was cut off between writing the two.
+    That is its snapshot, which a process that edits meanwhile leaves as it is, or `adapter` where that is all there is.
 
     Raises:
         RunError: The adapter is missing, or is none that the ledger has ever named.
@@ -77,10 +77,9 @@ def find_adapter(folder: RunFolder, ledger: Ledger) -> Path:
     found = digest_of(folder.adapter)
     if not snapshots or (found is None and not (folder.snapshots / snapshots[-1].name).is_dir()):
         raise RunError(f"{folder.adapter} holds no adapter_model.safetensors; restore it from a copy")
-    if found == snapshots[-1].digest:
-        return folder.adapter
     if found is None or found in {snapshot.digest for snapshot in snapshots}:
-        return folder.snapshots / snapshots[-1].name
+        newest = folder.snapshots / snapshots[-1].name
+        return folder.adapter if found == snapshots[-1].digest and digest_of(newest) != found else newest
     raise RunError(
         f"{folder.adapter / 'adapter_model.safetensors'} cannot be read: it is not the one that the ledger names "
         f"(SHA-256 {found[:12]}, not {snapshots[-1].digest[:12]}); restore it from a copy"

@@ -27,6 +27,7 @@ from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Plan, plan_stream
 from case_lightning.errors import CaseError
+from case_lightning.reporting import write_report
 from case_lightning.reporting.wording import write_count
 
 
@@ -44,6 +45,8 @@ def fit_run(settings: RunSettings) -> RunFolder:
     data = build_data(settings)
     if folder.repeats(settings) and not has_grown(folder, settings, data):
         console.print(f"{folder.path} already holds this run")
+        if not folder.report.is_file():
+            write_report([folder.path], folder.report)
         show_results(console, folder)
         return folder
     check_settings(settings)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from case_lightning.command_line import settings_from
-from case_lightning.config import RunSettings
+from case_lightning.config import RunSettings, TrainerSettings
 from case_lightning.errors import CaseError, RunError
 from case_lightning.writing import write_whole
 
@@ -140,6 +140,8 @@ class RunFolder:
     def read_settings(self) -> RunSettings:
         """The same as settings; those that there were not when the run was made have their defaults.
 
+        Of the trainer's only precision and logger are taken over: what reads them is one process, wherever it runs.
+
         Raises:
             RunError: The folder holds no run, or one with settings that are not known here.
         """
@@ -153,7 +155,9 @@ class RunFolder:
                     f"{self.config}: {key} is no setting of this version of case_lightning; use the version that wrote "
                     f"it, or restore the file"
                 )
-        return settings_from(_fill_in(found))
+        settings = settings_from(_fill_in(found))
+        settings.trainer = TrainerSettings(precision=settings.trainer.precision, logger=settings.trainer.logger)
+        return settings
 
     def read_metrics(self) -> dict[str, Any]:
         """What `metrics.json` says.

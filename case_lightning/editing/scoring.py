@@ -102,7 +102,8 @@ class Scorer:
             edited: Whether the edited model is asked.
         """
         questions = [self.encode(prompt, ".") for prompt in prompts]
-        answers = self._generate(questions, [max_new_tokens] * len(prompts), edited)
+        rooms = [self.base.context_length - len(question.prompt) for question in questions]
+        answers = self._generate(questions, [min(max_new_tokens, room) for room in rooms], edited)
         return [str(self.base.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
 
     def matches(self, questions: Sequence[Encoded]) -> list[bool]:
@@ -115,13 +116,24 @@ class Scorer:
     def _generate(self, questions: Sequence[Encoded], lengths: list[int], edited: bool) -> list[Tensor]:
         answers: list[Tensor] = [torch.empty(0)] * len(questions)
         order = sorted(sort_by_length(questions), key=lambda index: lengths[index])
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for chosen in self._cut([(index, len(questions[index].prompt), lengths[index]) for index in order]):
             prompts = [questions[index].prompt for index in chosen]
             found = self.generate_batch(prompts, max(lengths[index] for index in chosen), edited)
             for index, answer in zip(chosen, found, strict=True):
-                answers[index] = answer
+                answers[index] = answer[: lengths[index]]
         return answers
+
+    def _cut(self, questions: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:
+        """Batches of questions, `(index, prompt, answer)` with lengths, whose longest fit the context together."""
+        chosen, longest = list[int](), 0
+        for index, prompt, answer in questions:
+            longest = max(longest, prompt)
+            if chosen and (len(chosen) == self.batch_size or longest + answer > self.base.context_length):
+                yield chosen
+                chosen, longest = [], prompt
+            chosen.append(index)
+        if chosen:
+            yield chosen
 
     @torch.no_grad()
     def generate_batch(self, prompts: list[Tensor], max_new_tokens: int, edited: bool, least: int = 0) -> Tensor:
@@ -147,12 +159,14 @@ class Questions:
         rephrases: Its rephrases with its target, those of all edits in a row.
         owners: Which edit each rephrase belongs to.
         unrelated: Unrelated prompts with their true answers, those of all edits in a row.
+        answered: Whether each of these has one.
     """
 
     prompts: list[Encoded]
     rephrases: list[Encoded]
     owners: list[int]
     unrelated: list[Encoded]
+    answered: list[bool]
 
 
 def sort_by_length(questions: Sequence[Encoded]) -> list[int]:
@@ -163,9 +177,11 @@ def sort_by_length(questions: Sequence[Encoded]) -> list[int]:
 def collect_questions(scorer: Scorer, edits: Sequence[Edit]) -> Questions:
     """Encode all that edits are scored on; an unrelated prompt without an answer is scored on its own last token."""
     rephrases = [(index, rephrase) for index, edit in enumerate(edits) for rephrase in edit.rephrases]
+    unrelated = [one for edit in edits for one in edit.locality]
     return Questions(
         prompts=[scorer.encode(edit.prompt, edit.target) for edit in edits],
         rephrases=[scorer.encode(rephrase, edits[index].target) for index, rephrase in rephrases],
         owners=[index for index, _ in rephrases],
-        unrelated=[scorer.encode(one.prompt, one.answer or ".") for edit in edits for one in edit.locality],
+        unrelated=[scorer.encode(one.prompt, one.answer or ".") for one in unrelated],
+        answered=[bool(one.answer) for one in unrelated],
     )

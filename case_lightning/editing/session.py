@@ -20,7 +20,7 @@ from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import normalize_question, settle
-from case_lightning.editing.batch_log import trim_log
+from case_lightning.editing.batch_log import ASIDE, TABLE, bring_log_back, set_log_aside, trim_log
 from case_lightning.editing.consolidation import find_resting, is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
@@ -69,6 +69,7 @@ class Session:
         if folder.started:
             if writes:
                 self.store.recover()
+                bring_log_back(folder.logs)
             self.restore(self.store.find())
         else:
             self._take(put_adapter(base, settings))
@@ -183,6 +184,7 @@ class Session:
             yield
         except Exception:
             if self.folder.started:
+                bring_log_back(self.folder.logs)
                 self.restore(self.store.find())
             raise
         except BaseException:
@@ -245,7 +247,7 @@ class Session:
 
     def _trim_log(self) -> None:
         """Take out of the log what was fitted and then not kept."""
-        path = self.folder.logs / "metrics.csv"
+        path = self.folder.logs / TABLE
         text = trim_log(path, self.n_batches) if self.writes else None
         if text is not None:
             with self.folder.guarded():
@@ -296,12 +298,16 @@ class Session:
             if row["position"] > boundary and row["id"] not in gone and not _was_left_out(row, start.n_batches)
         ]
         with self._taken_back_on_failure():
+            with self.folder.guarded():
+                set_log_aside(self.folder.logs)
             self.restore(start)
             made = list(self._make_again(todo, progress))
             with self.folder.guarded():
                 self.folder.retract_figures()
                 self.ledger.rewrite(start.n_batches, undone, redone, made)
+                (self.folder.logs / ASIDE).unlink(missing_ok=True)
                 self.store.publish(self.store.find())
+                self.store.recover()  # states that are listed no more
 
     def _make_again(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[MadeBatch]:
         batches = self._cut_again(rows)

@@ -16,6 +16,7 @@ from case_lightning.reporting.markup import Markup, element
 from case_lightning.reporting.run import Run, read_run
 from case_lightning.reporting.sensitivity import sensitivity_section
 from case_lightning.reporting.settings import describe_run, settings_section
+from case_lightning.writing import write_whole
 
 # The browser itself is told to load nothing, whatever a run's texts may hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -51,7 +52,7 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
         raise RunError("expected at least one run folder, found none")
     page = render_page(_tell_apart([read_run(folder) for folder in run_dirs]))
     try:
-        output.write_text(page, encoding="utf-8")
+        write_whole(output, page)
     except OSError as error:
         raise RunError(f"{output}: expected a place where the report can be written; {error.strerror}") from error
     return output

@@ -118,6 +118,19 @@ class CaseModel(BaseTuner):
         finally:
             self._forced = before
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: object, **kwargs: object) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "adapter_names: not taken, as the router decides for each row; ask the unedited model inside of "
+                "disable_adapter()"
+            )
+        yield
+
+    @override
+    def _check_merge_allowed(self) -> None:
+        raise ValueError("a case adapter cannot be merged: which subspace applies, if any, depends on the prompt")
+
     @override
     def unload(self) -> nn.Module:
         self._unhook(self.model)

@@ -100,6 +100,7 @@ CASES: dict[str, Case] = {
     "a negative offset": refused("data.offset", -1),
     "an offset beyond the last record": refused("data.offset", 99),
     "no device": refused("trainer.devices", 0),
+    "subspaces in half precision": refused("trainer.precision", "bf16-true"),
     "a fit whose loss is no number": ("--training.learning_rate", diverge("1e37")),
     "a fit whose loss grows": ("fit", climb),
     "a later batch that diverges": ("Session.edit", diverge_later),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from case_lightning.config import RunSettings
+from case_lightning.config import RunSettings, TrainerSettings
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
 from case_lightning.editing.run_folder import RunFolder
@@ -31,6 +31,14 @@ def test_settings_survive_the_file(tmp_path: Path) -> None:
     assert not folder.finished
     assert not folder.repeats(settings)
     folder.create(settings)  # one that was cut off before its first edit
+
+
+def test_who_reads_settings_is_one_process_wherever_it_runs(tmp_path: Path) -> None:
+    settings, folder = make_settings("model"), RunFolder(tmp_path / "run")
+    settings.trainer = TrainerSettings("gpu", 4, "ddp", "bf16-mixed", 2, "tensorboard")
+    folder.create(settings)
+    assert folder.read_settings().trainer == TrainerSettings(precision="bf16-mixed", logger="tensorboard")
+    assert folder.read_config() == asdict(settings)
 
 
 def test_a_finished_run_is_recognised_by_its_settings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.encoding import Encoded
 from case_lightning.editing.evaluation import evaluate_model
+from case_lightning.editing.figures import make_examples, measure_overhead
 from case_lightning.editing.scoring import Scorer, collect_questions
 from case_lightning.subspace import UNEDITED
 from tests.editing.tiny_run import UNRELATED, make_editor, make_edits
@@ -108,8 +110,10 @@ def test_figures_of_the_whole_model(scorer: Scorer) -> None:
 def test_locality_is_one_to_the_bit_where_nothing_is_in_scope(scorer: Scorer) -> None:
     parts, _ = evaluate_model(scorer, EDITS, generate=False)
     assert parts["pre"]["locality"] == parts["final"]["locality"] == parts["final"]["locality_bit_identical"] == 1.0
-    questions = collect_questions(scorer, EDITS).unrelated
-    expected = mean([naive_accuracy(scorer, question, UNEDITED) for question in questions])
+    found = collect_questions(scorer, EDITS)
+    answered = [question for question, has_answer in zip(found.unrelated, found.answered, strict=True) if has_answer]
+    assert len(answered) == len(EDITS) == len(found.unrelated) / 2  # one of two has none, and no part in the harness's
+    expected = mean([naive_accuracy(scorer, question, UNEDITED) for question in answered])
     assert parts["harness"]["locality"] == parts["harness"]["locality_unedited"] == pytest.approx(expected)
 
 
@@ -134,6 +138,30 @@ def test_without_anything_to_score_figures_are_absent(scorer: Scorer) -> None:
     assert absent == generated | unscored
     assert parts["pre"]["locality"] is None
     assert parts["harness"] == {"locality": None, "locality_unedited": None}
+
+
+def test_no_answer_outgrows_the_context(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt and a long answer, of two edits, each of which fits."""
+    asked: list[int] = []
+    make = scorer.generate_batch
+
+    def note(prompts: list[torch.Tensor], max_new_tokens: int, *rest: Any, **more: Any) -> torch.Tensor:
+        asked.append(max(map(len, prompts)) + max_new_tokens)
+        return make(prompts, max_new_tokens, *rest, **more)
+
+    monkeypatch.setattr(scorer, "generate_batch", note)
+    most = scorer.base.context_length
+    edits = [
+        Edit(id="1", prompt="is " * (most - 3) + "Who", target="old"),
+        Edit(id="2", prompt="Who is", target=" ".join(["old"] * (most - 5))),
+    ]
+    parts, details = evaluate_model(scorer, edits)
+    assert parts["final"]["generated_exact_match"] is not None
+    assert len(make_examples(scorer, edits, details)) == 2
+    assert measure_overhead(scorer, edits) is not None
+    assert max(asked) == most
+    prompts = [edit.prompt for edit in edits]
+    assert scorer.generate(prompts, 3) == [scorer.generate([prompt], 3)[0] for prompt in prompts]
 
 
 def test_generated_answers_row_by_row(scorer: Scorer) -> None:

@@ -1,5 +1,6 @@
 """An open run: cut off and resumed, gone on with, undone and redone. The same edits always leave the same bits."""
 
+import shutil
 import signal
 import sqlite3
 from collections.abc import Sequence
@@ -56,6 +57,10 @@ def state_of(session: Session, ids: bool = True) -> dict[str, Any]:
         "retention": session.ledger.retention()[-1:],
         "masks": read_masks(folder.ledger),
     }
+
+
+def read_log(session: Session) -> list[str]:
+    return (session.folder.logs / "metrics.csv").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -265,15 +270,41 @@ def test_an_undo_that_fails_leaves_the_run(
     tiny_model: Path, tmp_path: Path, holder: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
-    before = state_of(session)
+    before, log = state_of(session), read_log(session)
     with monkeypatch.context() as patched:
         patched.setattr(session if holder == "self" else session.ledger, at, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             session.undo([EDITS[0].id])
     assert state_of(session) == before
+    assert read_log(session) == log
     assert [edit.id for edit in session.editor.edits] == [edit.id for edit in EDITS]
     session.undo([EDITS[0].id])
     assert len(session.editor.edits) == 11
+    assert len(read_log(session)) == len(log)
+
+
+def test_an_undo_that_is_cut_off_leaves_the_log(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
+    log = read_log(session)
+
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(session, "_measure_retention", end)
+    with pytest.raises(SystemExit):
+        session.undo([EDITS[0].id])
+    assert read_log(open_session(tiny_model, tmp_path / "run")) == log
+    assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["metrics.csv"]
+
+
+def test_undone_batches_leave_no_state(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
+    for edit in EDITS[:3]:
+        session.undo([edit.id])
+        listed = {one.name for one in session.ledger.snapshots()}
+        assert {path.name for path in session.folder.snapshots.iterdir()} == listed
 
 
 def test_mistakes(tiny_model: Path, tmp_path: Path) -> None:
@@ -304,7 +335,7 @@ def test_where_a_reader_finds_the_adapter(tiny_model: Path, tmp_path: Path) -> N
     folder, ledger = session.folder, session.ledger
     last = folder.snapshots / ledger.snapshots()[-1].name
     file = folder.adapter / "adapter_model.safetensors"
-    assert find_adapter(folder, ledger) == folder.adapter
+    assert find_adapter(folder, ledger) == last  # no writer changes it while it is read
     older = (folder.snapshots / ledger.snapshots()[-2].name / file.name).read_bytes()
     file.unlink()
     assert find_adapter(folder, ledger) == last
@@ -314,6 +345,8 @@ def test_where_a_reader_finds_the_adapter(tiny_model: Path, tmp_path: Path) -> N
     with pytest.raises(RunError, match="is not the one that the ledger names"):
         find_adapter(folder, ledger)
     session.store.recover()
+    assert find_adapter(folder, ledger) == last
+    shutil.rmtree(last)
     assert find_adapter(folder, ledger) == folder.adapter
 
 
