@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from case_lightning.command_line import run_verb
+from case_lightning.command_line import read_settings, run_verb
 
 
 def test_an_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,6 +16,12 @@ def test_an_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str
 
     assert run_verb(interrupt) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("words", [["--run_dir", "./config"], ["--run_dir", "myconfig"], ["--data.path", "a/config"]])
+def test_a_value_that_ends_like_an_option(words: list[str]) -> None:
+    settings = read_settings([*words, "--seed", "1"], "")
+    assert words[1] in (settings.run_dir, settings.data.path)
 
 
 def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:

@@ -218,6 +218,17 @@ def test_what_history_shows(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "Molvania" in shown
 
 
+def test_a_report_that_is_missing_is_written(model: Path, run: Path, whole: Path) -> None:
+    """As where a run was killed right before it."""
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(f"run_dir: {whole}", f"run_dir: {run}"))
+    (run / "report.html").unlink()
+    stamp = (run / "metrics.json").stat().st_mtime_ns
+    assert call("fit", *command(model, model.parent / "whole.jsonl", run)) == 0
+    assert "reliability" in (run / "report.html").read_text()
+    assert (run / "metrics.json").stat().st_mtime_ns == stamp
+
+
 def test_what_assess_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     facts = [("The capital of Genovia is", "minister"), ("The capital of Sylvania is", "old Sylvville"), ("The", "old")]
@@ -232,6 +243,12 @@ def test_what_assess_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found[2]["verdict"] in ("free", "conflict")
     assert all(len(one["conflict"]) == read_json(run / "metrics.json")["cost"]["subspaces"] for one in found)
     assert call("assess", "--run", run, "--data.path", tmp_path / "new.jsonl") == 0
+    assert "1 contradicts, 1 in ledger" in capsys.readouterr().out
+    named = [json.dumps({"q": prompt, "a": target}) for prompt, target in [*facts, ("nothing", "")]]
+    (tmp_path / "named.jsonl").write_text("\n".join(named))
+    words = ["--data.columns.prompt", "q", "--data.columns.target", "a", "--data.on_error", "skip"]
+    with pytest.warns(UserWarning, match="1 of 4 records"):
+        assert call("assess", "--run", run, "--data.path", tmp_path / "named.jsonl", *words) == 0
     assert "1 contradicts, 1 in ledger" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamps
 

@@ -9,7 +9,7 @@ from case_lightning.base import Base, load_base
 from case_lightning.config import BaseSettings
 from case_lightning.data import Edit
 from case_lightning.editing.ledger import Ledger
-from case_lightning.editing.run_folder import RunFolder
+from case_lightning.editing.run_folder import ADAPTER_FILES, RunFolder
 from case_lightning.editing.session import open_adapter
 from case_lightning.editing.store import digest_of
 from case_lightning.errors import RunError
@@ -68,7 +68,8 @@ def open_base(settings: BaseSettings, device: str | None = None) -> Base:
 def find_adapter(folder: RunFolder, ledger: Ledger) -> Path:
     """A folder with the adapter that the ledger speaks of.
 
-    That is its snapshot, which a process that edits meanwhile leaves as it is, or `adapter` where that is all there is.
+    That is its snapshot, which a process that edits meanwhile leaves as it is; or `adapter`, which it replaces, where
+    that is no copy of one.
 
     Raises:
         RunError: The adapter is missing, or is none that the ledger has ever named.
@@ -77,10 +78,19 @@ def find_adapter(folder: RunFolder, ledger: Ledger) -> Path:
     found = digest_of(folder.adapter)
     if not snapshots or (found is None and not (folder.snapshots / snapshots[-1].name).is_dir()):
         raise RunError(f"{folder.adapter} holds no adapter_model.safetensors; restore it from a copy")
+    newest = folder.snapshots / snapshots[-1].name
+    if found == snapshots[-1].digest and not _is_copy(folder.adapter, newest):
+        return folder.adapter
     if found is None or found in {snapshot.digest for snapshot in snapshots}:
-        newest = folder.snapshots / snapshots[-1].name
-        return folder.adapter if found == snapshots[-1].digest and digest_of(newest) != found else newest
+        return newest
     raise RunError(
         f"{folder.adapter / 'adapter_model.safetensors'} cannot be read: it is not the one that the ledger names "
         f"(SHA-256 {found[:12]}, not {snapshots[-1].digest[:12]}); restore it from a copy"
     )
+
+
+def _is_copy(folder: Path, of: Path) -> bool:
+    try:
+        return all((folder / name).read_bytes() == (of / name).read_bytes() for name in ADAPTER_FILES)
+    except OSError:
+        return False

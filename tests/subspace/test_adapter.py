@@ -87,6 +87,14 @@ def test_a_disabled_adapter_changes_no_bit(family: str) -> None:
     assert not torch.equal(edited, before)
 
 
+def test_what_peft_offers_and_routes_make_senseless_is_refused() -> None:
+    model = build_named("llama")
+    with pytest.raises(ValueError, match="adapter_names: not taken, as the router decides for each row"):
+        model(torch.tensor([[1, 2]]), adapter_names=["__base__"])
+    with pytest.raises(ValueError, match="a case adapter cannot be merged"):
+        model.merge_and_unload()
+
+
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [(family, "int8") for family in EDITED_FAMILIES]
