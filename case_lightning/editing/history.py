@@ -170,7 +170,7 @@ def _answers(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _find_batch(row: Row) -> int:
-    """The batch that an edit was made in or left out of; -1 for an undone one."""
+    """The batch that an edit was made in or left out of; -1 where that is none."""
     return next((row[name] for name in ("batch", "left_out") if row[name] is not None), -1)
 
 

@@ -108,7 +108,7 @@ class Run:
         n_new = sum(len(batch) for batch, _ in batches)
         if n_new < len(plan.records):
             known = write_count(len(plan.records) - n_new, "record")
-            self.console.print(f"{known} passed over, which the run knows already, held or undone")
+            self.console.print(f"{known} passed over: in the ledger already, see `history {self.folder.path} list`")
         self.display.expect(n_new)
         done = plan.stream.n_records
         with self.display:
