@@ -86,6 +86,7 @@ def settings_from(found: Mapping[str, Any]) -> RunSettings:
 def run_verb(verb: Callable[[], Any]) -> int:
     """Run a command; a user's mistake ends it with one line and exit code 2."""
     ignore_library_warnings()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         verb()
     except CaseError as error:

@@ -99,7 +99,7 @@ def show_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     pre, final, cost = metrics["pre"], metrics["final"], metrics["cost"]
     for name in ("reliability", "generalization", "locality", "perplexity"):
         table.add_row(name, _format(pre.get(name)), _format(final.get(name)))
-    for name in ("exact_match", "generated_exact_match", "locality_bit_identical"):
+    for name in ("exact_match", "generalization_exact_match", "generated_exact_match", "locality_bit_identical"):
         table.add_row(name.replace("_", " "), "", _format(final.get(name)))
     console.print(table)
     console.print(

@@ -218,6 +218,23 @@ def test_what_history_shows(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "Molvania" in shown
 
 
+def test_an_undone_fact_is_passed_over_and_assess_says_so(
+    model: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("history", run, "undo", IDS[11]) == 0
+    capsys.readouterr()
+    edits = make_edits(12)
+    again = tmp_path / "again.jsonl"
+    again.write_text("".join(edit.to_json() + "\n" for edit in (edits[11], replace(edits[0], target="minister"))))
+    assert call("assess", "--run", run, "--data.path", again, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["verdict"], one["of"]) for one in found] == [("undone", IDS[11]), ("contradicts", IDS[0])]
+    assert call("fit", *command(model, again, run, "--on_contradiction", "reject")) == 0
+    shown = capsys.readouterr().out
+    assert "1 record passed over: in the ledger already" in shown
+    assert "1 edit left out, as another holds that asks the same" in shown
+
+
 def test_a_report_that_is_missing_is_written(model: Path, run: Path, whole: Path) -> None:
     """As where a run was killed right before it."""
     config = (run / "config.yaml").read_text()

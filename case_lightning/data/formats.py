@@ -57,6 +57,8 @@ def detect_format(records: Sequence[Record]) -> str:
         for name, signature in _SIGNATURES:
             if signature <= keys:
                 return name
+    if any("prompt" in fields and fields.keys() <= set(OWN_FIELDS) for fields in objects):
+        return "edits"  # what it lacks, the record's own error says
     if objects:
         raise _unknown_format(next(record for record in records if isinstance(record.value, Mapping)))
     return "edits"

@@ -19,10 +19,11 @@ from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import load_run
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.store import TRAINING_STATE, Store
+from case_lightning.editing.stream import content_of
 from case_lightning.editing.training_state import load_training_state
 from case_lightning.subspace import UNEDITED
 
-SHOWN = ("id", "prompt", "target", "verdict", "of")
+SHOWN = ("id", "prompt", "target", "verdict", "of", "in_scope")
 
 Verdict = dict[str, Any]
 
@@ -35,7 +36,8 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
         data: Arguments of `read_edits`.
 
     Returns:
-        For each edit `id`, `prompt`, `target`, the `verdict` with what it is `of`, and all that it rests on: `known`
+        For each edit `id`, `prompt`, `target`, the `verdict` with what it is `of` (`undone` of an edit that `fit` would
+        pass over), and all that it rests on: `known`
         (the base model's greedy answer is the target), `in_ledger` and `contradicts` (ids of edits with the question,
         and the same or another answer), `in_scope` (whether an edit answers the question now), and `conflict` (score
         with each subspace).
@@ -49,7 +51,12 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     editor = Editor(run.base, run.model, settings)
     load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)
     editor.module.count([row["subspace"] for row in store.ledger.rows() if row["batch"] is not None])
-    return assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits)
+    verdicts = assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits)
+    undone = {content_of(Edit.from_json(row["record"])): row["id"] for row in store.ledger.rows() if row["undone_at"]}
+    for edit, verdict in zip(edits, verdicts, strict=True):
+        if content_of(edit) in undone:
+            verdict |= {"verdict": "undone", "of": undone[content_of(edit)]}
+    return verdicts
 
 
 def assess_edits(model: RoutedModel, editor: Editor, held: Sequence[Edit], edits: Sequence[Edit]) -> list[Verdict]:
@@ -89,9 +96,10 @@ def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     """A table of verdicts and how often each was reached."""
     table = Table()
     for name in SHOWN:
-        table.add_column(name, overflow="fold")
+        table.add_column(name.replace("_", " "), overflow="fold")
     for one in verdicts:
-        table.add_row(*(Text(one[name]) for name in SHOWN))
+        told = one | {"in_scope": "yes" if one["in_scope"] else ""}
+        table.add_row(*(Text(told[name]) for name in SHOWN))
     console.print(table)
     counts = Counter(one["verdict"] for one in verdicts)
     console.print(", ".join(f"{count} {name}" for name, count in counts.most_common()))

@@ -47,11 +47,13 @@ def score_run(
         started = time.perf_counter()
         parts, details = evaluate_model(scorer, edits, settings.evaluation.generate)
         seconds = time.perf_counter() - started
-        examples = make_examples(scorer, edits, details)
+        streams = {row["id"]: row["stream"] for row in ledger.rows()}
+        newest = [index for index, edit in enumerate(edits) if streams[edit.id] == streams[edits[-1].id]]
+        examples = make_examples(scorer, edits, details, newest[0] if newest else 0)
     about = {
         "protocol": "wise",
         "base_model": settings.base.model,
-        "dataset": settings.data.path,
+        "dataset": ", ".join(dict.fromkeys(stream.data["path"] for stream in ledger.streams())),
         "n_edits": len(edits),
         "batch_size": settings.data.batch_size,
         "seed": settings.seed,
@@ -107,10 +109,13 @@ def measure_parts(path: Path) -> dict[str, int]:
     return {**sizes, "header": path.stat().st_size - sizes.total()}
 
 
-def make_examples(scorer: Scorer, edits: Sequence[Edit], details: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The figures and both models' answers for some edits: the first few, the best and the worst."""
+def make_examples(
+    scorer: Scorer, edits: Sequence[Edit], details: Sequence[dict[str, Any]], first: int = 0
+) -> list[dict[str, Any]]:
+    """The figures and both models' answers for some edits: a few from one on, then the best and the worst."""
     order = sorted(range(len(edits)), key=lambda index: _rank(details[index]))
-    chosen = sorted({*range(min(N_EXAMPLES, len(edits))), *order[:N_SHOWN], *order[-N_SHOWN:]})
+    shown = range(len(edits))[first : first + N_EXAMPLES]
+    chosen = [*shown, *sorted({*order[:N_SHOWN], *order[-N_SHOWN:]} - {*shown})]
     prompts = [edits[index].prompt for index in chosen]
     answers = [scorer.generate(prompts, EXAMPLE_TOKENS, edited=flag) for flag in (False, True)]
     return [

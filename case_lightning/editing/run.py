@@ -25,7 +25,7 @@ from case_lightning.editing.loading import load_run, open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
-from case_lightning.editing.stream import Plan, plan_stream
+from case_lightning.editing.stream import Plan, Row, plan_stream
 from case_lightning.errors import CaseError
 from case_lightning.reporting import write_report
 from case_lightning.reporting.wording import write_count
@@ -117,6 +117,9 @@ class Run:
                 done = stream.n_records
         if is_first_process():
             session = self.session
+            left_out = sum(_was_left_out(row, plan.stream.number) for row in session.ledger.rows())
+            if batches and left_out:
+                self.console.print(f"{write_count(left_out, 'edit')} left out, as another holds that asks the same")
             with self.folder.guarded():
                 score_run(self.folder, self.settings, self.base, session.model, session.editor.edits, self.console)
             show_results(self.console, self.folder)
@@ -177,7 +180,16 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
 
 def show_results(console: Console, folder: RunFolder) -> None:
     """The tables at the end of a run, and what to do next."""
-    show_metrics(console, folder.read_metrics())
+    metrics = folder.read_metrics()
+    show_metrics(console, metrics)
+    if missed := round(metrics["n_edits"] * (1 - (metrics["final"]["exact_match"] or 0.0))):
+        console.print(
+            f"{missed} of {write_count(metrics['n_edits'], 'edit')} not right to the last token; see the report"
+        )
     show_examples(console, json.loads(folder.examples.read_text(encoding="utf-8"))[:N_EXAMPLES])
     console.print(f"ask it:     python -m case_lightning.generate --run {folder.path}")
     console.print(f"report:     {folder.report}")
+
+
+def _was_left_out(row: Row, stream: int) -> bool:
+    return row["stream"] == stream and row["left_out"] is not None and not row["undone_at"]

@@ -59,7 +59,7 @@ class Plan:
         latest = {normalize_question(record.prompt): index for index, record in enumerate(self.records)}
         contested, new = set[str](), list[int]()
         for index, record in enumerate(self.records):
-            content, question = _content(record), normalize_question(record.prompt)
+            content, question = content_of(record), normalize_question(record.prompt)
             again = question in contested and self.stream.on_contradiction == "supersede"
             replaced = content in past and (latest[question] != index or content in repeated)
             if content not in undone and not replaced and (again or content not in standing):
@@ -113,8 +113,8 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
 
 
 def _check_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row]) -> None:
-    made = {_content(Edit.from_json(row["record"])) for row in rows if row["stream"] == stream.number}
-    found = {_content(record) for record in records[: stream.n_records]}
+    made = {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] == stream.number}
+    found = {content_of(record) for record in records[: stream.n_records]}
     if len(records) < stream.n_records or not made <= found:
         raise RunError(
             f"data.path: {stream.data['path']} is not what it was when the run began: edits that were made from it are "
@@ -123,9 +123,9 @@ def _check_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row
 
 
 def _contents(rows: Iterable[Row]) -> set[Edit]:
-    return {_content(Edit.from_json(row["record"])) for row in rows}
+    return {content_of(Edit.from_json(row["record"])) for row in rows}
 
 
-def _content(edit: Edit) -> Edit:
+def content_of(edit: Edit) -> Edit:
     """An edit without its name."""
     return replace(edit, id="-")

@@ -38,7 +38,7 @@ def _draw_allocation(run: Run, key: str) -> Markup:
     n_rows = max(counts) + 1
     largest, held = counts.most_common(1)[0]
     description = (
-        f"{write_count(len(run.edits), 'edit')} in {write_count(len(counts), 'subspace')}; "
+        f"{write_count(counts.total(), 'edit')} in {write_count(len(counts), 'subspace')}; "
         f"the largest, S{largest}, holds {held:,}."
     )
     kinds = gather_cells(run.edits)

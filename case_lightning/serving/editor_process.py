@@ -78,17 +78,18 @@ class EditorProcess:
         check_records(self.session.base, edits, int(self.session.settings.training.append_end))
         self._check_ids(edits)
         held = {_fact(edit): edit.id for edit in self.session.editor.edits}
-        asked = {question for question, _ in held}
+        asked = {question: one for (question, _), one in held.items()}
         rejects, fresh, status = on_contradiction == "reject", list[Edit](), dict[str, dict[str, Any]]()
         for edit in edits:
             question = normalize_question(edit.prompt)
             contested = any(normalize_question(other.prompt) == question for other in fresh)
             if _fact(edit) in held and (not contested or on_contradiction != "supersede"):
                 status[edit.id] = {"status": "in ledger", "of": held[_fact(edit)]}
-            elif rejects and (contested or question in asked):
-                status[edit.id] = {"status": "rejected"}
+            elif rejects and question in asked:
+                status[edit.id] = {"status": "rejected", "of": asked[question]}
             else:
                 fresh.append(edit)
+                asked.setdefault(question, edit.id)
         if fresh:
             self._make(fresh, on_contradiction)
         rows = {row["id"]: row for row in self.session.ledger.rows()}

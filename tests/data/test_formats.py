@@ -291,3 +291,10 @@ def test_unknown_format_names_what_it_saw(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"record 0: its fields \(question, answer\) are of no known format") as caught:
         read_edits(path)
     assert all(name in str(caught.value) for name in (*FORMATS, "--data.columns.prompt question"))
+
+
+def test_a_record_of_ours_without_its_target_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "edits.json"
+    path.write_text(json.dumps([{"id": "one", "prompt": "Who leads Kvint?", "subject": "Kvint"}]))
+    with pytest.raises(DataError, match="record 0: target: expected text that is not blank, found nothing"):
+        read_edits(path)

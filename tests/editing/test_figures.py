@@ -52,6 +52,9 @@ def test_examples_are_the_first_the_best_and_the_worst() -> None:
     assert [one["reliability"] for one in shown] == [details[index]["reliability"] for index in expected]
     assert [one["edited"] for one in shown] == [f"edited {edits[index].prompt}" for index in expected]
     assert [one["id"] for one in shown[:N_EXAMPLES]] == [edit.id for edit in edits[:N_EXAMPLES]]
+    newest = make_examples(Echo(), edits, details, first=22)  # type: ignore[arg-type]
+    assert [one["prompt"] for one in newest[:2]] == [edit.prompt for edit in edits[22:]]
+    assert len(newest) == len({22, 23, *order[:N_SHOWN], *order[-N_SHOWN:]})
 
 
 def test_what_edits_cost_in_generation_is_not_known_without_an_edit() -> None:

@@ -94,6 +94,7 @@ def test_of_two_answers_in_one_request_the_earlier_counts_where_later_ones_are_r
     editor = open_editor(tiny_model, tmp_path / "run")
     change = editor.add([EDITS[0], Edit("later", EDITS[0].prompt, "minister")], "reject")
     assert [one["status"] for one in change.results] == ["added", "rejected"]
+    assert change.results[1]["of"] == EDITS[0].id
     assert editor.session.editor.edits == EDITS[:1]
 
 
