@@ -3,6 +3,7 @@
 The log holds no text of a question, an answer or a fact unless the server is told to log these.
 """
 
+import asyncio
 import time
 import traceback
 import uuid
@@ -94,6 +95,10 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server ends, and does not wait longer
+            if status == 499:
+                message = "the server has ended; what it was at is done whole or not at all, ask it again later"
+                await JSONResponse(describe_error(503, message), 503)(scope, receive, send_with_id)
         except Exception as error:
             _log_failure(name, error)
             if status != 499:  # it has been sent

@@ -169,3 +169,13 @@ def test_a_failure_that_nobody_has_foreseen(caplog: pytest.LogCaptureFixture) ->
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
     assert 'method="other",route="other",status="500"' in generate_latest(metrics.registry).decode()
     assert "what was asked" not in answer.text
+
+
+def test_what_is_cut_off_by_the_end_of_the_server_gets_an_answer() -> None:
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]  # as uvicorn does once it waits no longer
+        await asyncio.sleep(600)
+
+    answer = TestClient(RequestLog(wait, Metrics())).post("/v1/edits")
+    assert answer.status_code == 503
+    assert "done whole or not at all" in answer.json()["error"]["message"]
