@@ -16,7 +16,8 @@ from case_lightning.serving.middleware import NOTES
 from case_lightning.serving.schemas import AddRequest, AssessRequest, Fact, IdsRequest
 from case_lightning.serving.served import Served
 
-SHOWN = ("id", "prompt", "target", "subject", "batch", "subspace", "created_at", "superseded_by", "undone_at")
+GONE = ("superseded_by", "undone_at", "left_out")  # why a fact does not hold, if so
+SHOWN = ("id", "prompt", "target", "subject", "batch", "subspace", "created_at", *GONE)
 NOT_DONE = ("in ledger", "rejected", "replaced")  # what becomes of facts that are not made
 Json = dict[str, Any]
 
