@@ -27,7 +27,7 @@ class Plan:
         stream: The stream as it stands.
         records: What is left of its data, in order.
         others: The ledger's edits of other streams.
-        streams: Numbers of those that read the same file with other settings, so that its records come once more.
+        streams: Numbers of those that read the same file otherwise, so that its records come once more.
     """
 
     stream: Stream
@@ -103,23 +103,27 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
             f"finish it before other edits come, or let it end where it is: python -m case_lightning.history "
             f"{settings.run_dir} close"
         )
-    if before := [stream for stream in streams if stream.data == wanted]:
-        _check_unchanged(records, before[-1], rows)
+    before = [stream for stream in streams if stream.data == wanted]
+    goes_on = bool(before) and _is_unchanged(records, before[-1], rows)
+    if last.data == wanted and not goes_on:
+        raise RunError(
+            f"data.path: {last.data['path']} is not what it was when the run began: edits that were made from it are "
+            f"gone or changed; restore it, or give the new facts in a file of their own"
+        )
+    if goes_on:
         fresh = replace(fresh, n_records=before[-1].n_records)
     stream = fresh if last.finished else last
     others = [row for row in rows if row["stream"] != stream.number]
-    otherwise = {one.number for one in streams if one.data != wanted and one.data["path"] == wanted["path"]}
-    return Plan(stream, list(records[stream.n_records :]), others, frozenset(otherwise))
+    same_file = [one for one in streams if one.data["path"] == wanted["path"]]
+    repeated = {one.number for one in same_file if one.data != wanted or not goes_on}
+    return Plan(stream, list(records[stream.n_records :]), others, frozenset(repeated))
 
 
-def _check_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row]) -> None:
+def _is_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row]) -> bool:
+    """Whether data still begins with what a stream made of it."""
     made = {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] == stream.number}
     found = {content_of(record) for record in records[: stream.n_records]}
-    if len(records) < stream.n_records or not made <= found:
-        raise RunError(
-            f"data.path: {stream.data['path']} is not what it was when the run began: edits that were made from it are "
-            f"gone or changed; restore it, or give the new facts in a file of their own"
-        )
+    return len(records) >= stream.n_records and made <= found
 
 
 def _contents(rows: Iterable[Row]) -> set[Edit]:
