@@ -50,9 +50,10 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     store = Store(run.folder, Ledger(run.folder.ledger))
     editor = Editor(run.base, run.model, settings)
     load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)
-    editor.module.count([row["subspace"] for row in store.ledger.rows() if row["batch"] is not None])
+    rows = store.ledger.rows()
+    editor.module.count([row["subspace"] for row in rows if row["batch"] is not None])
     verdicts = assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits)
-    undone = {content_of(Edit.from_json(row["record"])): row["id"] for row in store.ledger.rows() if row["undone_at"]}
+    undone = {content_of(Edit.from_json(row["record"])): row["id"] for row in rows if row["undone_at"]}
     for edit, verdict in zip(edits, verdicts, strict=True):
         if content_of(edit) in undone:
             verdict |= {"verdict": "undone", "of": undone[content_of(edit)]}

@@ -260,6 +260,11 @@ def holds(row: dict[str, Any]) -> bool:
     return row["batch"] is not None and not row["superseded_by"]
 
 
+def is_left_out(row: dict[str, Any]) -> bool:
+    """Whether an edit was left out for another one with its question, and not taken back since."""
+    return row["left_out"] is not None and not row["undone_at"]
+
+
 def _put_edits(connection: sqlite3.Connection, edits: Sequence[Edit], stream: int, batch: int) -> None:
     """Write the edits of a batch as left out, which those that are made are no more once their outcome is written."""
     (start,) = connection.execute("SELECT COALESCE(MAX(position), -1) + 1 FROM edits").fetchone()

@@ -20,12 +20,12 @@ from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.checks import check_records, check_settings, count_tokens
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import N_EXAMPLES, score_run
-from case_lightning.editing.ledger import Ledger, Stream
+from case_lightning.editing.ledger import Ledger, Stream, is_left_out
 from case_lightning.editing.loading import load_run, open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
-from case_lightning.editing.stream import Plan, Row, plan_stream
+from case_lightning.editing.stream import Plan, plan_stream
 from case_lightning.errors import CaseError
 from case_lightning.reporting import write_report
 from case_lightning.reporting.wording import write_count
@@ -117,7 +117,7 @@ class Run:
                 done = stream.n_records
         if is_first_process():
             session = self.session
-            left_out = sum(_was_left_out(row, plan.stream.number) for row in session.ledger.rows())
+            left_out = sum(is_left_out(row) and row["stream"] == plan.stream.number for row in session.ledger.rows())
             if batches and left_out:
                 self.console.print(f"{write_count(left_out, 'edit')} left out, as another holds that asks the same")
             with self.folder.guarded():
@@ -189,7 +189,3 @@ def show_results(console: Console, folder: RunFolder) -> None:
     show_examples(console, json.loads(folder.examples.read_text(encoding="utf-8"))[:N_EXAMPLES])
     console.print(f"ask it:     python -m case_lightning.generate --run {folder.path}")
     console.print(f"report:     {folder.report}")
-
-
-def _was_left_out(row: Row, stream: int) -> bool:
-    return row["stream"] == stream and row["left_out"] is not None and not row["undone_at"]

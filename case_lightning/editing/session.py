@@ -23,7 +23,7 @@ from case_lightning.data.checks import normalize_question, settle
 from case_lightning.editing.batch_log import ASIDE, TABLE, bring_log_back, set_log_aside, trim_log
 from case_lightning.editing.consolidation import find_resting, is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
-from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream
+from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream, is_left_out
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.store import TRAINING_STATE, Store, is_kept
 from case_lightning.editing.stream import Row
@@ -295,7 +295,7 @@ class Session:
         todo = [
             row
             for row in rows
-            if row["position"] > boundary and row["id"] not in gone and not _was_left_out(row, start.n_batches)
+            if row["position"] > boundary and row["id"] not in gone and not _came_before(row, start.n_batches)
         ]
         with self._taken_back_on_failure():
             with self.folder.guarded():
@@ -368,9 +368,9 @@ def _ask(edits: Sequence[Edit]) -> set[str]:
     return {normalize_question(edit.prompt) for edit in edits}
 
 
-def _was_left_out(row: Row, n_batches: int) -> bool:
+def _came_before(row: Row, n_batches: int) -> bool:
     """Whether an edit was left out of one of the first batches."""
-    return row["left_out"] is not None and not row["undone_at"] and row["left_out"] < n_batches
+    return is_left_out(row) and bool(row["left_out"] < n_batches)
 
 
 def _find_replaced(batch: Sequence[Edit], latest: Sequence[Edit]) -> dict[str, str]:

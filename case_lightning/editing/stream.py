@@ -5,7 +5,7 @@ the end since it was finished, or other data is given, that is a new stream. Wha
 edits that hold, and undone ones. A fact that was superseded and is brought again by other data is made again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
@@ -52,10 +52,11 @@ class Plan:
 
     def _find_new(self) -> list[int]:
         """Which records are to be made, so that of each question what the data says last holds in the end."""
-        undone = _contents(row for row in self.others if row["undone_at"])
-        standing = _contents(row for row in self.others if holds(row))
-        past = _contents(row for row in self.others if not holds(row))
-        repeated = _contents(row for row in self.others if row["stream"] in self.streams)
+        known = [(content_of(Edit.from_json(row["record"])), row) for row in self.others]
+        undone = {content for content, row in known if row["undone_at"]}
+        standing = {content for content, row in known if holds(row)}
+        past = {content for content, row in known if not holds(row)}
+        repeated = {content for content, row in known if row["stream"] in self.streams}
         latest = {normalize_question(record.prompt): index for index, record in enumerate(self.records)}
         contested, new = set[str](), list[int]()
         for index, record in enumerate(self.records):
@@ -124,10 +125,6 @@ def _is_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row]) 
     made = {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] == stream.number}
     found = {content_of(record) for record in records[: stream.n_records]}
     return len(records) >= stream.n_records and made <= found
-
-
-def _contents(rows: Iterable[Row]) -> set[Edit]:
-    return {content_of(Edit.from_json(row["record"])) for row in rows}
 
 
 def content_of(edit: Edit) -> Edit:

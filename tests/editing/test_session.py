@@ -59,10 +59,6 @@ def state_of(session: Session, ids: bool = True) -> dict[str, Any]:
     }
 
 
-def read_log(session: Session) -> list[str]:
-    return (session.folder.logs / "metrics.csv").read_text(encoding="utf-8").splitlines()
-
-
 @pytest.mark.parametrize(
     "sections",
     [
@@ -263,48 +259,6 @@ def test_a_failure_at_each_commit_point(
     for start in range(done, 12, 4):
         resumed.edit(EDITS[start : start + 4], replace(STREAM, finished=start == 8), point=True)
     assert state_of(resumed) == state_of(whole)
-
-
-@pytest.mark.parametrize(("holder", "at"), [("self", "_check_outcome"), ("ledger", "rewrite")])
-def test_an_undo_that_fails_leaves_the_run(
-    tiny_model: Path, tmp_path: Path, holder: str, at: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
-    before, log = state_of(session), read_log(session)
-    with monkeypatch.context() as patched:
-        patched.setattr(session if holder == "self" else session.ledger, at, lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            session.undo([EDITS[0].id])
-    assert state_of(session) == before
-    assert read_log(session) == log
-    assert [edit.id for edit in session.editor.edits] == [edit.id for edit in EDITS]
-    session.undo([EDITS[0].id])
-    assert len(session.editor.edits) == 11
-    assert len(read_log(session)) == len(log)
-
-
-def test_an_undo_that_is_cut_off_leaves_the_log(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
-    log = read_log(session)
-
-    def end(*_: object) -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(session, "_measure_retention", end)
-    with pytest.raises(SystemExit):
-        session.undo([EDITS[0].id])
-    assert read_log(open_session(tiny_model, tmp_path / "run")) == log
-    assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["metrics.csv"]
-
-
-def test_undone_batches_leave_no_state(tiny_model: Path, tmp_path: Path) -> None:
-    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
-    for edit in EDITS[:3]:
-        session.undo([edit.id])
-        listed = {one.name for one in session.ledger.snapshots()}
-        assert {path.name for path in session.folder.snapshots.iterdir()} == listed
 
 
 def test_mistakes(tiny_model: Path, tmp_path: Path) -> None:
