@@ -60,6 +60,7 @@ class SubspaceSettings:
         relation: What tells whether it asks the same of the subject: the model's `states` and the words, or `words`
             alone.
         relation_threshold: How far it must ask the same; by default .25 for `states` and .1 for `words`.
+        phrasebook: Whether a list of common English questions tells, too, and lends edits other wordings.
         storage_dtype: `float32`, `float16`, `bfloat16` or `int8` on disk; int8 has a scale for each column.
     """
 
@@ -71,6 +72,7 @@ class SubspaceSettings:
     subject_threshold: float = 0.8
     relation: Literal["states", "words"] = "states"
     relation_threshold: float | None = None
+    phrasebook: bool = True
     storage_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "int8"
 
 

@@ -11,6 +11,7 @@ from case_lightning.editing.batches import PreparedEdit, PreparedText
 from case_lightning.editing.encoding import Encoded, encode, encode_chat, encode_prompt, mark_start
 from case_lightning.editing.variation import find_rivals, vary_prompt
 from case_lightning.subspace import CaseConfig
+from case_lightning.subspace.phrasebook import read_phrasebook
 
 SAMPLE = "The capital of Freedonia is"  # what a model is tried on
 
@@ -76,7 +77,8 @@ class Preparation:
 
     def _encode_variants(self, edit: Edit, known: Sequence[Edit]) -> list[Encoded]:
         rivals = find_rivals(edit, known)
-        wordings = vary_prompt(edit, self.settings.training.n_variants, self.settings.seed, rivals)
+        phrasebook = read_phrasebook() if self.settings.subspace.phrasebook else None
+        wordings = vary_prompt(edit, self.settings.training.n_variants, self.settings.seed, rivals, phrasebook)
         return self._keep_fitting([self._encode(wording, edit) for wording in wordings])
 
     def _encode_chats(self, edit: Edit) -> list[Encoded]:

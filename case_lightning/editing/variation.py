@@ -29,10 +29,13 @@ from case_lightning.editing.forms import (
     join_words,
     put_in_form,
 )
+from case_lightning.subspace.phrasebook import Phrasebook
 from case_lightning.subspace.router import read_ordinary_lines
 
 DROP = 0.3  # share of words that a variant leaves out where no subject is known
 SHUFFLE = 0.5  # share of variants in another order
+SAID = 2  # variants that are common questions, where some ask the same
+ARTICLE = re.compile(r"\b(?:the|an?) $", re.IGNORECASE)
 TURNED = 2  # variants that turn a question into a statement, or the other way round, and leave nothing out
 FORM = 0.5  # share of the others in a form drawn anew, where the prompt's own is known
 BEHIND, MOST = 0.3, 3  # share of variants behind other sentences, and how many at most
@@ -44,7 +47,9 @@ PLAIN = FRAME - ASKING  # those of them that never tell what is asked
 LONGEST = 200  # characters; longer prompts are passages, of which the order is the meaning
 
 
-def vary_prompt(edit: Edit, count: int, seed: int, rivals: Sequence[Edit] = ()) -> list[str]:
+def vary_prompt(
+    edit: Edit, count: int, seed: int, rivals: Sequence[Edit] = (), phrasebook: Phrasebook | None = None
+) -> list[str]:
     """Variants of an edit's prompt, without repeats and without the prompt itself.
 
     Args:
@@ -52,6 +57,7 @@ def vary_prompt(edit: Edit, count: int, seed: int, rivals: Sequence[Edit] = ()) 
         count: How many at most.
         seed: The same seed gives the same variants.
         rivals: Other edits of its subject that want another answer.
+        phrasebook: Common questions, of which some take the place of others made by rule where they ask the same.
     """
     if len(edit.prompt) > LONGEST:
         return []
@@ -64,8 +70,29 @@ def vary_prompt(edit: Edit, count: int, seed: int, rivals: Sequence[Edit] = ()) 
         others = STATEMENTS if is_question(units) else QUESTIONS
         turned = [put_in_form(core, others, draw) for _ in made[:TURNED]]
         made[:TURNED] = [text for text in turned if not _asks_a_rival(text, edit, rivals)]
+    if phrasebook:
+        sayings = [one for one in _find_sayings(edit, rivals, phrasebook) if one != edit.prompt]
+        said = draw.sample(sayings, min(SAID, len(sayings), count))
+        made[: len(said)] = said
     distinct = [variant for variant in dict.fromkeys(made) if variant and variant != edit.prompt]
     return [_put_behind_others(variant, draw) if draw.random() < BEHIND else variant for variant in distinct]
+
+
+def _find_sayings(edit: Edit, rivals: Sequence[Edit], phrasebook: Phrasebook) -> list[str]:
+    """Common questions and beginnings of statements that ask what an edit's prompt asks, and no rival's."""
+    place = find_subject(edit.prompt, edit.subject)
+    if place is None:
+        return []
+    asked = _find_topics(edit, phrasebook).difference(*(_find_topics(rival, phrasebook) for rival in rivals))
+    article = ARTICLE.search(edit.prompt[: place[0]])
+    name = (article[0].lower() if article else "") + edit.prompt[place[0] : place[1]]
+    sayings = [saying.replace("{}", name) for topic in sorted(asked) for saying in phrasebook.say(topic)]
+    return [saying[:1].upper() + saying[1:] for saying in dict.fromkeys(sayings)]
+
+
+def _find_topics(edit: Edit, phrasebook: Phrasebook) -> frozenset[int]:
+    start, end = find_subject(edit.prompt, edit.subject) or (0, 0)
+    return phrasebook.find(edit.prompt[:start], edit.prompt[end:]) if end else frozenset()
 
 
 def find_rivals(edit: Edit, others: Sequence[Edit]) -> list[Edit]:

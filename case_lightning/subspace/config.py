@@ -27,6 +27,7 @@ class CaseConfig(PeftConfig):
         subject_threshold: Share of an edit's subject that a query must name to be in the edit's scope, 0 to 1.
         relation_threshold: How far it must ask the same: the share of the rest of the edit's prompt that it covers or,
             with `relation_layer`, the cosine of states with half of that share on top; 0 to 1.
+        phrasebook: Whether a list of common questions tells, too, where the router has a tokenizer to read with.
         from_subject: Whether an edit acts from the last token of its subject on, rather than on the whole text.
         relation_layer: Layer whose entering states tell what is asked; by default words alone do.
         boundary_tokens: Tokens that end a sentence.
@@ -49,6 +50,7 @@ class CaseConfig(PeftConfig):
     tune_input: bool = False
     subject_threshold: float = 0.8
     relation_threshold: float = 0.1
+    phrasebook: bool = False
     from_subject: bool = False
     relation_layer: int | None = None
     boundary_tokens: list[int] = field(default_factory=list)

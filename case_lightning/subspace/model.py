@@ -19,10 +19,12 @@ from case_lightning.subspace.config import CaseConfig
 from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, Routes, drop_padding, read_text
 from case_lightning.subspace.keys import RouterKeys, encode_tokens
 from case_lightning.subspace.layer import CaseLayer
+from case_lightning.subspace.phrasebook import read_phrasebook
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.router import Router, TokenSpace
 from case_lightning.subspace.spelling import Spelling
 from case_lightning.subspace.subspaces import encode_parameters
+from case_lightning.subspace.topics import Topics
 
 HOOKS = "_case_hooks"  # attribute of a base model: the handles of the hooks that route its rows
 
@@ -84,20 +86,23 @@ class CaseModel(BaseTuner):
             like: A router for other keys of the same run, which lends what it has computed.
         """
         thresholds = (config.subject_threshold, config.relation_threshold)
-        spelling = None if self._tokenizer is None else Spelling(self._tokenizer, keys)
+        spelling = topics = None
+        if self._tokenizer is not None:
+            spelling = Spelling(self._tokenizer, keys)
+            topics = Topics(self._tokenizer, keys, read_phrasebook()) if config.phrasebook else None
         if like is not None:
-            return Router(like.space, keys, *thresholds, like.relations, spelling, config.from_subject)
+            return Router(like.space, keys, *thresholds, like.relations, spelling, topics, config.from_subject)
         space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)
         relations = None
         if config.relation_layer is not None:
             states = Prefix(self.model, find_architecture(self.model), config.relation_layer)
             relations = RelationSpace(states, keys.calibration, config.boundary_tokens)
-        return Router(space, keys, *thresholds, relations, spelling, config.from_subject)
+        return Router(space, keys, *thresholds, relations, spelling, topics, config.from_subject)
 
     def read_with(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the router read prompts with their tokenizer, so that it takes a misspelt name for the edited one.
+        """Let the router read prompts with their tokenizer: misspelt names, and common questions (see `phrasebook`).
 
-        An adapter needs no tokenizer; without one, a misspelt name is another name.
+        An adapter needs no tokenizer; without one, a misspelt name is another name, and no question is known.
         """
         if tokenizer is not self._given:
             # a tokenizer's settings change with every call, and another thread may be encoding

@@ -48,6 +48,7 @@ from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.spelling import Spelling
 from case_lightning.subspace.subspaces import UNEDITED
+from case_lightning.subspace.topics import Topics
 from case_lightning.subspace.whitening import measure_full_whitening
 
 WEAKEST = 0.6  # of `found`: what a single token of a subject has to reach
@@ -135,6 +136,7 @@ class Router:
         relation_threshold: Least likeness of what key and query ask.
         relations: What texts ask, by the model's states; without it, words alone tell.
         spelling: Corrects misspelt names; without it, they are other names.
+        topics: Tells common questions apart; without it, words and states alone tell.
         from_subject: Whether an edit acts from where its subject is named on, rather than from the beginning.
     """
 
@@ -146,6 +148,7 @@ class Router:
         relation_threshold: float,
         relations: RelationSpace | None = None,
         spelling: Spelling | None = None,
+        topics: Topics | None = None,
         from_subject: bool = False,
     ) -> None:
         """Look nothing up yet."""
@@ -153,6 +156,7 @@ class Router:
         self.space = space
         self.relations = relations
         self.spelling = spelling
+        self.topics = topics
         self.keys = keys
         self.thresholds = (subject_threshold, relation_threshold)
         self._indexed: Tensor | None = None
@@ -241,6 +245,10 @@ class Router:
 
     def _asks_the_same(self, query: Tensor, match: "_Match") -> bool:
         """Whether a query that names a key's subject asks of it what the key asks."""
+        if self.topics and len(match.subject):
+            agree = self.topics.agree(query, int(match.subject[-1]), match.key)
+            if agree is not None:
+                return agree
         threshold = self.thresholds[1] - ROUNDING
         if self.relations is None or match.relation >= CERTAIN - ROUNDING or not len(match.subject):
             return match.relation >= threshold
