@@ -15,6 +15,7 @@ tense, marks, a few words of no weight and what the name is said to be ("the cit
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import product
@@ -31,7 +32,7 @@ FRAMES = (
     *("who is {}'s N", "what is {}'s N", "who {}'s N is", "what {}'s N is", "{}'s N is"),
     *("who is {} N", "what is {} N", "{} N is", "N of {}", "{}'s N", "{} N", "what N does {} have", "{} has N"),
 )
-SAID = ("{asking} the N of {}?", "The N of {} is", "{asking} {}'s N?", "{}'s N is")  # frames that are said to a model
+SPOKEN = ("{asking} the N of {}?", "The N of {} is", "{asking} {}'s N?", "{}'s N is")  # frames that are said to a model
 PLAIN = {"was": "is", "are": "is", "were": "is", "did": "does", "which": "what", "who's": "who is", "what's": "what is"}
 PLAIN |= {"where's": "where is", "when's": "when is", "how's": "how is", "whats": "what is", "whos": "who is"}
 WEIGHTLESS = {"the", "a", "an", "currently", "current", "now", "today", "please", "exactly", "actually", "presently"}
@@ -42,7 +43,10 @@ LEADING = re.compile(
 SENTENCE = re.compile(r"[.?!:]+(?:\s|$)|\n")
 WORD = re.compile(r"\{\}(?:'s?)?|\w+(?:'\w+)*")
 QUESTION = re.compile(r"(?:\w+ )?(?:who|whom|whose|what|which|where|when|how|why|can)\b", re.IGNORECASE)
-BESIDE = (2, 1)  # most words right before a name, "of" among them, and right behind it that say so
+LINKS = frozenset(
+    ["of", "about", "against", "at", "by", "for", "from", "in", "near", "on", "than", "to", "under", "with"]
+)
+BESIDE = 2  # most words right before a name, and right behind it, that may say what it is
 
 
 class Phrasebook:
@@ -62,7 +66,7 @@ class Phrasebook:
             start, nouns, *whole = (part.strip() for part in line.split(";"))
             asking = start if start.startswith("Who ") else f"What {start.split()[-1]}"
             named = [noun.strip() for noun in nouns.split(",") if noun.strip()]
-            said = [frame.replace("{asking}", asking).replace("N", noun) for noun in named for frame in SAID]
+            said = [frame.replace("{asking}", asking).replace("N", noun) for noun in named for frame in SPOKEN]
             for saying in [*whole, *(frame.replace("N", noun) for noun in named for frame in FRAMES)]:
                 self._asked[simplify(saying)].add(topic)
             self._sayings.append(tuple(dict.fromkeys([*(_mark(one) for one in whole), *said])))
@@ -81,14 +85,18 @@ class Phrasebook:
         before, behind = SENTENCE.split(before)[-1], SENTENCE.split(behind)[0]
         words = simplify(f"{LEADING.sub('', before)}{NAME}{behind}")
         place = next(index for index, word in enumerate(words) if word.startswith(NAME))
-        for left, right in sorted(product(range(BESIDE[0] + 1), range(BESIDE[1] + 1)), key=sum):
+        for left, right in sorted(product(range(BESIDE + 1), repeat=2), key=sum):
             start, end = place - left, place + 1 + right
-            beside = {*words[max(start, 0) : place], *words[place + 1 : end]}
-            if start >= 0 and end <= len(words) and beside <= self._kinds:
+            if start >= 0 and end <= len(words) and self._belong(words[start:place], words[place + 1 : end]):
                 found = self._asked.get((*words[:start], words[place], *words[end:]))
                 if found:
                     return frozenset(found)
         return frozenset()
+
+    def _belong(self, before: Sequence[str], behind: Sequence[str]) -> bool:
+        """Whether words right before and right behind a name may say what it is: "the city of", "opera", "laptop"."""
+        alone = len(before) == 1 and before[0] not in LINKS
+        return (alone or self._kinds.issuperset(before)) and self._kinds.issuperset(behind)
 
     def say(self, topic: int) -> tuple[str, ...]:
         """Questions and beginnings of statements that ask one thing, `{}` for the name."""

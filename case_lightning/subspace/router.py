@@ -12,7 +12,8 @@ In scope: the mean of `found` over the subject's tokens reaches the subject thre
 every word somewhere), and it asks the same of the subject. How much of that the words tell is the mean of `found` over
 the rest of the prompt, weighted by `w_k = ‖k‖²` and sought in what the query says beside the subject. The squared
 whitened length is large for rare tokens and small for common ones, so it weighs content above function words as an
-inverse document frequency does. Half of the words make it certain. With fewer the cosine of what both ask by the
+inverse document frequency does. Where a list of common questions has both prompts, it alone tells (see `phrasebook`).
+Else half of the words make it certain. With fewer the cosine of what both ask by the
 model's lower layers (see `relation`), with half of the words' share on top, has to reach the relation threshold; where
 the adapter has no relation layer, the words' share alone.
 
