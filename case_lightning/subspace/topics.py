@@ -3,7 +3,7 @@
 Ours; see `phrasebook`.
 """
 
-from collections.abc import Set
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,19 @@ from case_lightning.data.subjects import find_names
 from case_lightning.subspace.keys import RouterKeys
 from case_lightning.subspace.phrasebook import Phrasebook, simplify
 
-Words = frozenset[str]
+
+class _Asked(NamedTuple):
+    """What a key asks.
+
+    Attributes:
+        subject: Of what.
+        words: All of its words, in which forms of a prompt that differ in their order are alike.
+        topics: What it may ask, as indices of the list; none where the list does not have it.
+    """
+
+    subject: str
+    words: frozenset[str]
+    topics: frozenset[int]
 
 
 class Topics:
@@ -29,9 +41,9 @@ class Topics:
         """Read nothing yet."""
         self.tokenizer, self.keys, self.phrasebook = tokenizer, keys, phrasebook
         self._read: Tensor | None = None
-        self._subjects: list[str] = []  # of each key
-        self._words: list[Words] = []  # and all of its words
-        self._asked: dict[Words, Set[int]] = {}  # what keys of these words ask, whatever their order
+        self._known: dict[tuple[bytes, bytes], _Asked] = {}  # of tokens and marks
+        self._asked: list[_Asked] = []  # of each key
+        self._topics: dict[frozenset[str], frozenset[int]] = {}  # of all keys of the same words
 
     def agree(self, query: Tensor, last: int, key: int) -> bool | None:
         """Whether a query asks of a key's subject what the key asks; `None` where that is not known.
@@ -42,17 +54,17 @@ class Topics:
             key: Index of the key.
         """
         self._refresh()
-        asked = self._asked.get(self._words[key])
-        if not asked:
+        asked = self._asked[key]
+        topics = self._topics[asked.words]
+        if not topics:
             return None
         text = self._decode(query[: last + 1])
-        names = find_names(text, self._subjects[key])
+        names = find_names(text, asked.subject)
         if not names:
             return None
         start, end = names[-1]
-        behind = text[end:] + self._decode(query[last + 1 :])
-        found = self.phrasebook.find(text[:start], behind)
-        return bool(found & asked) if found else None
+        found = self.phrasebook.find(text[:start], text[end:] + self._decode(query[last + 1 :]))
+        return bool(found & topics) if found else None
 
     def _refresh(self) -> None:
         """Read the keys again after they changed."""
@@ -60,14 +72,21 @@ class Topics:
             return
         lengths = self.keys.lengths.tolist()
         keys, marks = torch.split(self.keys.tokens.cpu(), lengths), torch.split(self.keys.in_subject.cpu(), lengths)
-        texts = [self._decode(key) for key in keys]
-        self._subjects = [self._decode(key[mark]).strip() for key, mark in zip(keys, marks, strict=True)]
-        self._words = [frozenset(simplify(text)) for text in texts]
-        self._asked = {}
-        for text, subject, words in zip(texts, self._subjects, self._words, strict=True):
-            for start, end in find_names(text, subject)[-1:]:
-                found = self.phrasebook.find(text[:start], text[end:])
-                self._asked[words] = self._asked.get(words, frozenset()) | found
+        names = [(key.numpy().tobytes(), mark.numpy().tobytes()) for key, mark in zip(keys, marks, strict=True)]
+        self._known = {
+            name: self._known.get(name) or self._read_key(key, mark)
+            for name, key, mark in zip(names, keys, marks, strict=True)
+        }
+        self._asked, self._topics = [self._known[name] for name in names], {}
+        for one in self._asked:
+            self._topics[one.words] = self._topics.get(one.words, frozenset()) | one.topics
+        self._read = self.keys.tokens
+
+    def _read_key(self, key: Tensor, mark: Tensor) -> _Asked:
+        text, subject = self._decode(key), self._decode(key[mark]).strip()
+        names = find_names(text, subject)
+        topics = self.phrasebook.find(text[: names[-1][0]], text[names[-1][1] :]) if names else frozenset()
+        return _Asked(subject, frozenset(simplify(text)), topics)
 
     def _decode(self, tokens: Tensor) -> str:
         return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True))

@@ -135,3 +135,20 @@ def test_keys_that_come_and_go_are_seen() -> None:
     assert router.route(encode("Who runs Marin?")[None]).tolist() == [0]
     router.keys.remove(torch.tensor([True, True, False, False]))
     assert router.route(encode("Who runs Marin?")[None]).tolist() == [UNEDITED]
+
+
+def test_a_key_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    find = Phrasebook.find
+    monkeypatch.setattr(Phrasebook, "find", lambda book, *parts: read.append("".join(parts)) or find(book, *parts))
+    router = build_router(*PROMPTS)
+    counts = []
+    for _ in range(3):
+        read.clear()
+        router.route(encode("The head of Marin is")[None])
+        counts.append(len(read))
+    assert counts == [counts[2] + 4, counts[2], counts[2]]
+    router.keys.add(encode("Marin is"), torch.tensor([True] * len(encode("Marin")) + [False]), 2)
+    read.clear()
+    router.route(encode("The head of Marin is")[None])
+    assert len(read) <= counts[2] + 2  # the new key, and the query beside it
