@@ -19,6 +19,7 @@ from case_lightning.data import Edit
 from case_lightning.data.checks import normalize_question
 from case_lightning.data.subjects import find_subject
 from case_lightning.editing.forms import (
+    ARTICLES,
     ASKING,
     OPENING,
     QUESTIONS,
@@ -35,10 +36,10 @@ from case_lightning.subspace.router import read_ordinary_lines
 DROP = 0.3  # share of words that a variant leaves out where no subject is known
 SHUFFLE = 0.5  # share of variants in another order
 SAID = 2  # variants that are common questions, where some ask the same
-ARTICLE = re.compile(r"\b(?:the|an?) $", re.IGNORECASE)
 TURNED = 2  # variants that turn a question into a statement, or the other way round, and leave nothing out
 FORM = 0.5  # share of the others in a form drawn anew, where the prompt's own is known
 BEHIND, MOST = 0.3, 3  # share of variants behind other sentences, and how many at most
+ARTICLE = re.compile(rf"\b(?:{'|'.join(sorted(ARTICLES))}) $", re.IGNORECASE)  # right before a name
 OWNERS = ("'s", "\u2019s")
 TRIES = 20  # draws for each variant, where there are rivals
 WORD = re.compile(r"\w+")

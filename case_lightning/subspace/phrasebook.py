@@ -60,6 +60,7 @@ class Phrasebook:
         """Read the list."""
         self._sayings: list[tuple[str, ...]] = []
         self._asked: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        frames = [simplify(frame) for frame in FRAMES]
         kinds, *lines = text.splitlines()
         self._kinds = {"of", *kinds.split()}
         for topic, line in enumerate(lines):
@@ -67,8 +68,9 @@ class Phrasebook:
             asking = start if start.startswith("Who ") else f"What {start.split()[-1]}"
             named = [noun.strip() for noun in nouns.split(",") if noun.strip()]
             said = [frame.replace("{asking}", asking).replace("N", noun) for noun in named for frame in SPOKEN]
-            for saying in [*whole, *(frame.replace("N", noun) for noun in named for frame in FRAMES)]:
-                self._asked[simplify(saying)].add(topic)
+            framed = (_put_in(frame, noun) for noun in map(simplify, named) for frame in frames)
+            for words in [*map(simplify, whole), *framed]:
+                self._asked[words].add(topic)
             self._sayings.append(tuple(dict.fromkeys([*(_mark(one) for one in whole), *said])))
 
     def __len__(self) -> int:
@@ -114,6 +116,11 @@ def simplify(text: str) -> tuple[str, ...]:
     found = WORD.findall(text.lower().replace("\u2019", "'"))
     words = (word for one in found for word in PLAIN.get(one, one).split())
     return tuple(OWNER if word.startswith(f"{NAME}'") else word for word in words if word not in WEIGHTLESS)
+
+
+def _put_in(frame: Sequence[str], noun: Sequence[str]) -> tuple[str, ...]:
+    """The words of a frame with those of a noun in the place of `N`."""
+    return tuple(word for one in frame for word in (noun if one == "n" else (one,)))
 
 
 def _mark(saying: str) -> str:

@@ -13,9 +13,9 @@ every word somewhere), and it asks the same of the subject. How much of that the
 the rest of the prompt, weighted by `w_k = ‖k‖²` and sought in what the query says beside the subject. The squared
 whitened length is large for rare tokens and small for common ones, so it weighs content above function words as an
 inverse document frequency does. Where a list of common questions has both prompts, it alone tells (see `phrasebook`).
-Else half of the words make it certain. With fewer the cosine of what both ask by the
-model's lower layers (see `relation`), with half of the words' share on top, has to reach the relation threshold; where
-the adapter has no relation layer, the words' share alone.
+Else half of the words make it certain. With fewer the cosine of what both ask by the model's lower layers (see
+`relation`), with half of the words' share on top, has to reach the relation threshold; where the adapter has no
+relation layer, the words' share alone.
 
 Of several edits in scope, the one that covers the query best, and that the query covers best, answers; of equal ones
 the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone has to be named in
