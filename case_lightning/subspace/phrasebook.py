@@ -3,7 +3,7 @@
 Ours. Two texts may ask the same in different words ("Who runs Freedonia?", "The head of Freedonia is"), and others in
 nearly the same words ("The capital of Freedonia is"). Numbers made of words or states tell these apart badly, people
 without a thought. `phrasebook.txt` has some three hundred things that are often asked, each with the nouns for it and
-whole questions and beginnings of statements that ask it, written by hand and for no data set in particular. A line is
+whole questions and beginnings of statements that ask it, written by hand. A line is
 
     Who is; chief executive, CEO; Who runs {}; {} is led by
 
