@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from jsonargparse.typing import PositiveInt
 
 from case_lightning.command_line import SettingsParser, run_verb
-from case_lightning.display import make_console, show_examples
 from case_lightning.errors import CaseError, ConfigError
 
 
@@ -28,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.read(arguments)
     if options.prompt is not None and not options.prompt.strip():
         raise ConfigError("--prompt: expected text that is not blank")
-    from case_lightning.editing.checks import check_prompt  # torch is slow to import: --help need not wait
+    from case_lightning.display import make_console, show_examples  # torch is slow to import: --help need not wait
+    from case_lightning.editing.checks import check_prompt
     from case_lightning.editing.run import open_scorer
 
     scorer = open_scorer(options.run)

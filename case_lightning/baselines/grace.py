@@ -14,9 +14,10 @@ from the nearest key, whose label is `y_j`:
 
 The value of the edit's key begins at random and is found by Adam on `−Σ_j log P(y_j ∣ x, y_{<j})`.
 
-The module is the down-projection, and the value replaces its output at the prompt's last token alone, both as in the
-published settings. Both keys of a split stop short of the middle, of which (1) leaves open whose it is. Ours: an edit
-of a prompt that is a key already takes the key's place, for nothing can be split at distance 0.
+The module is the down-projection, and the value replaces its output at the prompt's last token alone, both as in
+EasyEdit's settings for Qwen2.5-7B; the authors' own put it in the place of every token up to there. Both keys of a
+split stop short of the middle, of which (1) leaves open whose it is. Ours: an edit of a prompt that is a key already
+takes the key's place, for nothing can be split at distance 0.
 
 References:
     [1] Hartvigsen, Sankaranarayanan, Palangi, Kim, Ghassemi: Aging with GRACE: lifelong model editing with discrete

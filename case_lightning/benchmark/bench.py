@@ -18,7 +18,8 @@ from case_lightning.display import make_console
 from case_lightning.errors import CaseError, ConfigError, RunError
 from case_lightning.writing import write_whole
 
-GROWING = ("run_dir", "methods", "data", "seeds", "devices", "timing")  # more of these leaves what is done as it is
+NAMED = ("methods", "data")
+GROWING = ("run_dir", *NAMED, "seeds", "devices", "timing")  # more of these leaves what is done as it is
 
 
 def run_bench(settings: BenchSettings) -> None:
@@ -32,12 +33,16 @@ def run_bench(settings: BenchSettings) -> None:
     for name in settings.data:
         read_stream(settings, name)  # what is wrong with it is said before a method is run
     folder = Path(settings.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):
             _run(settings, folder)
     except Timeout as error:
         raise RunError(f"run_dir: {folder} is being written by another process; wait for it to end") from error
+    except CaseError:
+        raise
+    except OSError as error:
+        raise RunError(f"run_dir: {folder} cannot be used; {error.strerror or error}") from error
 
 
 def _run(settings: BenchSettings, folder: Path) -> None:
@@ -77,18 +82,27 @@ def _note_settings(settings: BenchSettings, path: Path) -> None:
         ConfigError: It was: a method, a data set or what all runs share is not what it was.
     """
     now = asdict(settings)
-    before = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+    try:
+        before = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+    except yaml.YAMLError as error:
+        raise RunError(f"{path} is no YAML; restore it from a copy") from error
     for key, old, new in _find_changes(before, now):
         raise ConfigError(f"{key}: {path.parent} holds runs made with {old}, now it is {new}; give another run_dir")
+    for key in NAMED:  # those left out this time keep their results, and so their settings
+        now[key] = before.get(key, {}) | now[key]
+    if not now["timing"]["rounds"]:
+        now["timing"] = before.get("timing", now["timing"])
     write_whole(path, yaml.safe_dump(now, sort_keys=False))
 
 
 def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     before, now = _take_read(before), _take_read(now)
     pairs = [(key, before[key], now[key]) for key in before if key in now and key not in GROWING]
-    for key in ("methods", "data"):
+    for key in NAMED:
         old, new = before.get(key, {}), now[key]
         pairs += [(f"{key}.{name}", old[name], new[name]) for name in old if name in new]
+    if before.get("timing", {}).get("rounds") and now["timing"]["rounds"]:
+        pairs.append(("timing.edits", before["timing"]["edits"], now["timing"]["edits"]))
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 

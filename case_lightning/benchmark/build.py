@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,17 @@ from case_lightning.command_line import SettingsParser
 from case_lightning.editing.checks import check_settings
 from case_lightning.errors import ConfigError
 
-MAY_BE_ZERO = ("layer", "first_layer", "n_prefixes", "enough", "kl_weight", "weight_decay", "threshold")
+MAY_BE_ZERO = (
+    "layer",
+    "layers",
+    "first_layer",
+    "n_prefixes",
+    "enough",
+    "kl_weight",
+    "margins",
+    "weight_decay",
+    "threshold",
+)
 SHARES = ("active_share", "density", "mask_share")  # of 1 at most
 
 
@@ -63,12 +74,15 @@ def _check_numbers(settings: object, place: str = "") -> None:
     for name, value in vars(settings).items():
         if dataclasses.is_dataclass(value):
             _check_numbers(value, f"{place}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                continue
             expected = "0 or more" if name in MAY_BE_ZERO else "a number above 0"
-            if name in SHARES and not 0 < value <= 1:
-                raise ConfigError(f"{place}{name}: expected a share above 0, 1 at most, found {value}")
-            if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
-                raise ConfigError(f"{place}{name}: expected {expected}, found {value}")
+            if name in SHARES and not 0 < number <= 1:
+                raise ConfigError(f"{place}{name}: expected a share above 0, 1 at most, found {number}")
+            if not math.isfinite(number) or number < 0 or (number == 0 and name not in MAY_BE_ZERO):
+                raise ConfigError(f"{place}{name}: expected {expected}, found {number}")
 
 
 def _build_settings(name: str, found: Mapping[str, Any]) -> object:

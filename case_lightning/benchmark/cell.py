@@ -55,20 +55,20 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
 
 
 def read_stream(settings: BenchSettings, name: str) -> list[Edit]:
-    """The edits of a data set, as many as the largest number that is scored.
+    """The edits of a data set, as many as are scored or timed at most.
 
     Raises:
         ConfigError: There are not enough of them for the timing.
     """
-    found = dict(vars(settings.data[name]))
-    batch_size, most = found.pop("batch_size"), max(settings.n_edits)
+    found, timing = dict(vars(settings.data[name])), settings.timing
+    batch_size = found.pop("batch_size")
+    most = max([*settings.n_edits, batch_size + timing.edits if timing.rounds else 0])
     found |= {"path": locate_data(found["path"]), "limit": min(found["limit"] or most, most)}
     edits = read_edits(**found)
     rest = max(len(edits) - batch_size, 0)
-    if settings.timing.rounds and rest < settings.timing.edits:
+    if timing.rounds and rest < timing.edits:
         raise ConfigError(
-            f"timing.edits: expected at most {rest}, what data.{name} has after its first batch, found "
-            f"{settings.timing.edits}"
+            f"timing.edits: expected at most {rest}, what data.{name} has after its first batch, found {timing.edits}"
         )
     return edits
 

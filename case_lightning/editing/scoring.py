@@ -7,11 +7,13 @@ Beside both: exact match, and exact match of free greedy generation.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel
 
 from case_lightning.base.suffix import only_positions
 from case_lightning.data import Edit
@@ -143,11 +145,24 @@ class Scorer:
         tokens = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left").to(device)
         mask = pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left").to(device)
         lengths = {"max_new_tokens": max_new_tokens, "min_new_tokens": least}
-        with self.method.answering(prompts, edited, "left"):
+        with self.method.answering(prompts, edited, "left"), _plain_generation(self.base.model):
             found: Tensor = self.method.model.generate(  # type: ignore[operator]
                 input_ids=tokens, attention_mask=mask, do_sample=False, pad_token_id=pad, **lengths
             )
         return found[:, tokens.shape[1] :].cpu()
+
+
+@contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Within this context a checkpoint's own habits of generation, as a repetition penalty, are left out."""
+    own, plain = model.generation_config, GenerationConfig()  # type: ignore[no-untyped-call]
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(plain, name, getattr(own, name, None))
+    model.generation_config = plain
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @dataclass(frozen=True)

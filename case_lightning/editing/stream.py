@@ -55,6 +55,9 @@ class Plan:
         known = [(content_of(Edit.from_json(row["record"])), row) for row in self.others]
         undone = {content for content, row in known if row["undone_at"]}
         standing = {content for content, row in known if holds(row)}
+        if self.stream.on_contradiction == "supersede":  # of several that were kept, the last one answers
+            answering = {normalize_question(content.prompt): content for content, row in known if holds(row)}
+            standing = set(answering.values())
         past = {content for content, row in known if not holds(row)}
         repeated = {content for content, row in known if row["stream"] in self.streams}
         latest = {normalize_question(record.prompt): index for index, record in enumerate(self.records)}

@@ -53,8 +53,9 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
     page = render_page(_tell_apart([read_run(folder) for folder in run_dirs]))
     try:
         write_whole(output, page)
-    except OSError as error:
-        raise RunError(f"{output}: expected a place where the report can be written; {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path without a name
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{output}: expected a place where the report can be written; {reason}") from error
     return output
 
 

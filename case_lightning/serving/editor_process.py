@@ -83,7 +83,8 @@ class EditorProcess:
         for edit in edits:
             question = normalize_question(edit.prompt)
             contested = any(normalize_question(other.prompt) == question for other in fresh)
-            if _fact(edit) in held and (not contested or on_contradiction != "supersede"):
+            answers = not contested and held.get(_fact(edit)) == asked.get(question)  # not one that was kept beside it
+            if _fact(edit) in held and (answers or on_contradiction != "supersede"):
                 status[edit.id] = {"status": "in ledger", "of": held[_fact(edit)]}
             elif rejects and question in asked:
                 status[edit.id] = {"status": "rejected", "of": asked[question]}

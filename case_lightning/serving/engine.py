@@ -82,14 +82,14 @@ class Ticket:
         self.text = TextStream(tokenizer, question.stop, question.strip)
         self.generator = question.sampling.make_generator()
         self.tokens: list[int] = []
-        self.route = (UNEDITED, 0)
+        self.route, self.state = (UNEDITED, 0), ""  # fingerprint of what it is answered from, once it has begun
         self.cancelled = self.done = False
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more; its row goes with the next step."""
         self.cancelled = True
 
-    def take(self, logits: Tensor, state: State, ends: frozenset[int]) -> None:
+    def take(self, logits: Tensor, ends: frozenset[int]) -> None:
         """Choose the next token from its logits, `(vocabulary,)`, and deliver what is certain by now."""
         token = choose_token(logits, self.question.sampling, self.generator)
         self.tokens.append(token)
@@ -106,7 +106,11 @@ class Ticket:
             text += self.text.finish()
             self.done = True
         if text or finish:
-            self.deliver(Piece(text, len(self.tokens), state.fingerprint, self.route[0] != UNEDITED, finish))
+            self.deliver(self.make_piece(text, finish))
+
+    def make_piece(self, text: str, finish: str | None) -> Piece:
+        """A part of its answer."""
+        return Piece(text, len(self.tokens), self.state, self.route[0] != UNEDITED, finish)
 
 
 class Engine:
@@ -199,13 +203,13 @@ class Engine:
             admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
             state = self.state
         under_way = [ticket for _, tickets in self._active for ticket in tickets]
-        self._guard([*under_way, *admitted], state, partial(self._step, admitted, state))
+        self._guard([*under_way, *admitted], partial(self._step, admitted, state))
         self._active = [one for one in self._active if not one[1][0].done]
 
     def _step(self, admitted: list[Ticket], state: State) -> None:
         started = time.perf_counter()
         for cohort, tickets in self._active:
-            self._guard(tickets, state, partial(cohort.step, [ticket.tokens[-1] for ticket in tickets]))
+            self._guard(tickets, partial(cohort.step, [ticket.tokens[-1] for ticket in tickets]))
         self._active = [(cohort, tickets) for cohort, tickets in self._active if not tickets[0].done]
         self._admit([ticket for ticket in admitted if not ticket.cancelled], state)
         self._deliver()
@@ -219,10 +223,11 @@ class Engine:
             self._begin(tickets, state)
         except Exception:  # one that cannot be run is not to take those with it that came in the same step
             for ticket in tickets:
-                self._guard([ticket], state, partial(self._begin, [ticket], state))
+                self._guard([ticket], partial(self._begin, [ticket], state))
 
     def _begin(self, tickets: list[Ticket], state: State) -> None:
         for ticket in tickets:
+            ticket.state = state.fingerprint
             ticket.route = state.route(ticket.question.prompt) if ticket.question.edited else (UNEDITED, 0)
         prompts = [ticket.question.prompt for ticket in tickets]
         self._active.append((Cohort(self.model, state, prompts, [ticket.route for ticket in tickets]), tickets))
@@ -233,9 +238,7 @@ class Engine:
         for cohort, tickets in self._active:
             for row, ticket in enumerate(tickets):
                 if not ticket.cancelled:
-                    self._guard(
-                        [ticket], cohort.state, partial(ticket.take, cohort.logits[row], cohort.state, self.ends)
-                    )
+                    self._guard([ticket], partial(ticket.take, cohort.logits[row], self.ends))
             stay = [row for row, ticket in enumerate(tickets) if not (ticket.done or ticket.cancelled)]
             if stay and len(stay) < len(tickets):
                 cohort.keep(stay)
@@ -255,7 +258,7 @@ class Engine:
                 same[1].extend(tickets)
         self._active = joined
 
-    def _guard(self, tickets: Sequence[Ticket], state: State, act: Callable[[], None]) -> None:
+    def _guard(self, tickets: Sequence[Ticket], act: Callable[[], None]) -> None:
         """Answers whose step fails end with an error; the others go on."""
         try:
             act()
@@ -264,7 +267,7 @@ class Engine:
             for ticket in tickets:
                 if not ticket.done:
                     ticket.done = True
-                    ticket.deliver(Piece("", len(ticket.tokens), state.fingerprint, False, "error"))
+                    ticket.deliver(ticket.make_piece("", "error"))
 
 
 def _find_ends(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -71,5 +71,5 @@ def load_state(model: PeftModel, folder: Path, n_edits: int, before: State | Non
         adapter.subspaces.basis(index)
     router = tuner.build_router(config, adapter.keys, before.router if before else None)
     if len(adapter.keys):
-        router.route(adapter.keys.tokens[None, :1].long())  # looks up the embeddings of its keys
+        router.warm_up()
     return State(adapter, router, digest, n_edits)

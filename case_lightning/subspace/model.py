@@ -89,7 +89,8 @@ class CaseModel(BaseTuner):
         spelling = topics = None
         if self._tokenizer is not None:
             spelling = Spelling(self._tokenizer, keys)
-            topics = Topics(self._tokenizer, keys, read_phrasebook()) if config.phrasebook else None
+            lent = like.topics if like else None
+            topics = Topics(self._tokenizer, keys, read_phrasebook(), lent) if config.phrasebook else None
         if like is not None:
             return Router(like.space, keys, *thresholds, like.relations, spelling, topics, config.from_subject)
         space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)

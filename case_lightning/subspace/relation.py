@@ -52,7 +52,7 @@ class RelationSpace:
         if found is None:
             counted &= ~torch.isin(tokens, self.boundaries)
             counted[0] = False
-            mean, whiten = self._whitening
+            mean, whiten = self.whitening
             states = (self.states([tokens])[0].float() - mean) @ whiten
             chosen = states[counted.to(states.device)] if counted.any() else states[min(1, len(states) - 1) :]
             found = functional.normalize(chosen.mean(0), dim=0)
@@ -75,7 +75,7 @@ class RelationSpace:
         return slice(start, end)
 
     @cached_property
-    def _whitening(self) -> tuple[Tensor, Tensor]:
+    def whitening(self) -> tuple[Tensor, Tensor]:
         """Mean `(hidden,)` and whitening `(hidden, hidden)` of states of ordinary text."""
         pieces = torch.split(self.calibration.cpu().long(), PIECE)
         sample = torch.cat([states[1:] for states in self.states(pieces)]).double()

@@ -162,6 +162,15 @@ class Router:
         self.thresholds = (subject_threshold, relation_threshold)
         self._indexed: Tensor | None = None
 
+    def warm_up(self) -> None:
+        """Do now all that the first query would otherwise wait for."""
+        self._refresh()
+        for part in (self.spelling, self.topics):
+            if part:
+                part.refresh()
+        if self.relations:
+            _ = self.relations.whitening
+
     def route(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Route a batch of queries.
 

@@ -71,7 +71,7 @@ class Spelling:
         Args:
             query: Token ids, `(length,)`.
         """
-        self._refresh()
+        self.refresh()
         parts = [(is_special, list(part)) for is_special, part in groupby(query.tolist(), self._special.__contains__)]
         texts = [None if is_special else str(self.tokenizer.decode(part)) for is_special, part in parts]
         asked = frozenset(word.lower() for text in texts if text for word in WORD.findall(text))
@@ -106,8 +106,8 @@ class Spelling:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
-    def _refresh(self) -> None:
-        """Read the keys again after they changed."""
+    def refresh(self) -> None:
+        """Read the keys again after they changed; a query does so by itself."""
         if self._read is self.keys.tokens:
             return
         lengths = self.keys.lengths.tolist()

@@ -35,13 +35,16 @@ class Topics:
         tokenizer: The base model's; nobody else may use it meanwhile.
         keys: The edits' keys; what is added later is seen.
         phrasebook: Common questions.
+        like: The same for other keys of the same run, which lends what it has read.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, keys: RouterKeys, phrasebook: Phrasebook) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, keys: RouterKeys, phrasebook: Phrasebook, like: "Topics | None" = None
+    ) -> None:
         """Read nothing yet."""
         self.tokenizer, self.keys, self.phrasebook = tokenizer, keys, phrasebook
         self._read: Tensor | None = None
-        self._known: dict[tuple[bytes, bytes], _Asked] = {}  # of tokens and marks
+        self._known: dict[tuple[bytes, bytes], _Asked] = like._known if like else {}  # of tokens and marks
         self._asked: list[_Asked] = []  # of each key
         self._topics: dict[frozenset[str], frozenset[int]] = {}  # of all keys of the same words
 
@@ -53,7 +56,7 @@ class Topics:
             last: The last of them that names the subject.
             key: Index of the key.
         """
-        self._refresh()
+        self.refresh()
         asked = self._asked[key]
         topics = self._topics[asked.words]
         if not topics:
@@ -66,8 +69,8 @@ class Topics:
         found = self.phrasebook.find(text[:start], text[end:] + self._decode(query[last + 1 :]))
         return bool(found & topics) if found else None
 
-    def _refresh(self) -> None:
-        """Read the keys again after they changed."""
+    def refresh(self) -> None:
+        """Read the keys again after they changed; a query does so by itself."""
         if self._read is self.keys.tokens:
             return
         lengths = self.keys.lengths.tolist()

@@ -1,5 +1,6 @@
 """The whole command on a tiny model, its runs in real processes."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,10 @@ import yaml
 from filelock import FileLock
 
 from case_lightning import bench
-from case_lightning.benchmark import BenchSettings
+from case_lightning.benchmark import BenchSettings, pool
 from case_lightning.benchmark import bench as whole
 from case_lightning.benchmark.bench import run_bench
+from case_lightning.benchmark.plan import Cell
 from case_lightning.command_line import run_verb
 from case_lightning.errors import ConfigError, RunError
 
@@ -78,6 +80,60 @@ def test_other_settings_do_not_mix_with_what_is_there(settings: BenchSettings, r
     settings.n_edits = [2]
     with pytest.raises(ConfigError, match="n_edits: "):
         run_bench(settings)
+
+
+def test_a_method_left_out_for_a_while_keeps_its_settings(settings: BenchSettings, run_here: list[str]) -> None:
+    run_bench(settings)
+    left_out = settings.methods.pop("ft")
+    run_bench(settings)
+    settings.methods["ft"] = {"steps": 40}
+    with pytest.raises(ConfigError, match=r"methods\.ft: "):
+        run_bench(settings)
+    settings.methods["ft"] = left_out
+    run_bench(settings)
+    assert run_here == ["ft", "last"]
+
+
+def test_timings_of_other_edits_do_not_mix(settings: BenchSettings, run_here: list[str]) -> None:
+    settings.timing.rounds, settings.timing.edits = 1, 2
+    run_bench(settings)
+    settings.timing.rounds, settings.timing.edits = 0, 4
+    run_bench(settings)
+    settings.timing.rounds = 1
+    with pytest.raises(ConfigError, match=r"timing.edits: .* made with 2, now it is 4; give another run_dir"):
+        run_bench(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bench", "a file", "run_dir: .*bench cannot be used; "),
+        ("bench/config.yaml", "{", "config.yaml is no YAML; restore it from a copy"),
+    ],
+)
+def test_a_folder_that_cannot_be_used(
+    settings: BenchSettings, tmp_path: Path, run_here: list[str], name: str, content: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(RunError, match=message):
+        run_bench(settings)
+    assert not run_here
+
+
+def run_or_die(settings: BenchSettings, cell: Cell, device: str) -> None:
+    if cell.method == "killed":
+        os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_killed_cell_takes_no_other_with_it(settings: BenchSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "run_cell", run_or_die)
+    noted: dict[str, str] = {}
+    cells = [Cell("capitals", name, 0) for name in ("first", "killed", "last")]
+    pool.run_cells(settings, cells, lambda cell, error: noted.update({cell.method: str(error)}))
+    assert noted == {"first": "None", "killed": "its process was killed, as for want of memory", "last": "None"}
 
 
 def test_a_folder_from_when_any_device_was_taken_goes_on(settings: BenchSettings, run_here: list[str]) -> None:

@@ -84,6 +84,12 @@ def test_more_timed_edits_than_there_are_are_refused(settings: BenchSettings) ->
         read_stream(replace(settings, timing=TimingSettings(edits=5)), "capitals")
 
 
+def test_a_first_look_at_few_edits_has_its_timing(settings: BenchSettings) -> None:
+    short = replace(settings, n_edits=[1], timing=TimingSettings(edits=2))
+    assert len(read_stream(short, "capitals")) == 6
+    assert len(read_stream(replace(short, timing=TimingSettings(rounds=0)), "capitals")) == 1
+
+
 def test_a_cell_keeps_its_rows_and_says_them(settings: BenchSettings, capsys: pytest.CaptureFixture[str]) -> None:
     cell = Cell("capitals", "ft", 0)
     state = torch.random.get_rng_state()

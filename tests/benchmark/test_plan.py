@@ -114,6 +114,14 @@ BAD = {
         {"methods": {"wise": {"mask_share": 1.5}}},
         "methods.wise.mask_share: expected a share above 0, 1 at most, found 1.5",
     ),
+    "no number": (
+        {"methods": {"ft": {"learning_rate": float("nan")}}},
+        "methods.ft.learning_rate: expected a number above 0, found nan",
+    ),
+    "no number among several": (
+        {"methods": {"wise": {"margins": [1.0, float("inf"), 2.0]}}},
+        "methods.wise.margins: expected 0 or more, found inf",
+    ),
     "a negative rate within": (
         {"methods": {"memit": {"search": {"learning_rate": -0.5}}}},
         "methods.memit.search.learning_rate: expected a number above 0, found -0.5",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from case_lightning.data import Edit, Locality
 from case_lightning.editing.answering import RoutedModel
@@ -187,6 +188,16 @@ def test_free_answers(scorer: Scorer, edited: bool) -> None:
     expected = [naive_generate(scorer, one, route, 5) for one, route in zip(questions, routes, strict=True)]
     decoded = [scorer.base.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
     assert scorer.generate(prompts, 5, edited) == decoded
+
+
+def test_a_checkpoint_s_own_habits_of_generation_are_left_out(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [edit.prompt for edit in EDITS] + [UNRELATED]
+    model = scorer.base.model
+    plain = scorer.generate(prompts, 8)
+    own = GenerationConfig(**model.generation_config.to_diff_dict() | {"repetition_penalty": 5.0})
+    monkeypatch.setattr(model, "generation_config", own)
+    assert scorer.generate(prompts, 8) == plain
+    assert model.generation_config is own
 
 
 def test_an_unrelated_prompt_without_an_answer_is_scored_all_the_same(scorer: Scorer) -> None:

@@ -84,6 +84,10 @@ def test_a_fact_that_comes_back_is_made_again() -> None:
     assert ids(Plan(third, [other, replace(NEWER, id="last")], rows)) == [["other", "last"]]
     assert ids(Plan(replace(third, on_contradiction="keep"), [other, NEWER], rows)) == [["other"]]
     assert ids(Plan(third, [back], make_rows(EDITS[:1], undone_at="2026-01-01"))) == [[]]
+    kept = make_rows([EDITS[0], NEWER])
+    assert ids(Plan(third, [back], kept)) == [["back"]]
+    assert ids(Plan(third, [replace(NEWER, id="last")], kept)) == [[]]
+    assert ids(Plan(replace(third, on_contradiction="keep"), [back], kept)) == [[]]
     assert ids(Plan(third, [back], rows, frozenset({0}))) == [[]]
 
 

@@ -88,6 +88,20 @@ def test_a_fact_that_holds_and_one_ahead_of_it_that_contradicts_it(
     assert [edit.id for edit in editor.session.editor.edits] == held
 
 
+@pytest.mark.parametrize("policy", ["supersede", "keep", "reject"])
+def test_an_answer_that_is_kept_beside_a_later_one_can_be_brought_back(
+    tiny_model: Path, tmp_path: Path, policy: OnContradiction
+) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+    editor.add([EDITS[0], Edit("later", EDITS[0].prompt, "minister")], "keep")
+    change = editor.add([replace(EDITS[0], id="back")], policy)
+    if policy == "supersede":
+        assert change.results[0]["supersedes"] == [EDITS[0].id, "later"]
+        assert [edit.id for edit in editor.session.editor.edits] == ["back"]
+    else:
+        assert change.results[0] == {"id": "back", "status": "in ledger", "of": EDITS[0].id}
+
+
 def test_of_two_answers_in_one_request_the_earlier_counts_where_later_ones_are_rejected(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.encoding import encode_prompt
 from case_lightning.editing.loading import LoadedRun, load_run
 from case_lightning.editing.scoring import Scorer
+from case_lightning.serving.cohort import Cohort
 from case_lightning.serving.engine import Engine, Piece, Question
 from case_lightning.serving.refusals import BusyError
 from case_lightning.serving.sampling import Sampling
@@ -164,6 +165,21 @@ def test_a_failing_answer_takes_no_other_with_it(run: LoadedRun, engine: Engine)
     assert collect(broken)[1][-1].finish == "error"
     assert collect(fine)[1][-1].finish in ("stop", "length")
     assert engine.alive
+
+
+def test_a_failed_answer_names_what_it_began_with(
+    run: LoadedRun, engine: Engine, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(cohort: Cohort, tokens: list[int]) -> None:
+        raise RuntimeError("no memory")
+
+    pieces: queue.Queue[Piece] = queue.Queue()
+    monkeypatch.setattr(Cohort, "step", fail)
+    with engine._changed:
+        ticket = engine.submit(ask(run, PROMPTS[0]), pieces.put)
+    found = collect(pieces)[1]
+    assert ticket.route[0] != UNEDITED
+    assert (found[-1].finish, found[-1].state, found[-1].in_scope) == ("error", state.fingerprint, True)
 
 
 def test_the_same_seed_gives_the_same_answer(run: LoadedRun, engine: Engine) -> None:

@@ -137,6 +137,20 @@ def test_keys_that_come_and_go_are_seen() -> None:
     assert router.route(encode("Who runs Marin?")[None]).tolist() == [UNEDITED]
 
 
+def test_what_was_read_is_lent_and_nothing_is_left_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    find = Phrasebook.find
+    monkeypatch.setattr(Phrasebook, "find", lambda book, *parts: read.append("".join(parts)) or find(book, *parts))
+    first, second = build_router(*PROMPTS), build_router(*PROMPTS)
+    first.warm_up()
+    assert len(read) == 4  # two forms of each
+    second.topics = Topics(TOKENIZER, second.keys, BOOK, first.topics)
+    second.warm_up()
+    assert len(read) == 4
+    assert second.route(encode("The head of Marin is")[None]).tolist() == [0]
+    assert len(read) == 5 or set(read[4:]) == {read[4]}  # the query alone
+
+
 def test_a_key_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     find = Phrasebook.find
