@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset
 
 from case_lightning import assess, fit, history
 from case_lightning.command_line import run_verb
+from case_lightning.data import read_edits
+from case_lightning.editing.history import WRITERS
 from case_lightning.editing.ledger import Ledger
 from tests.editing.tiny_run import command, make_edits, read_json, read_ledger, save_base, write_edits
 
@@ -191,6 +194,13 @@ def test_an_export_is_data(
     assert "12 edits written" in capsys.readouterr().out
     assert call("fit", *command(model, file, tmp_path / "again")) == 0
     assert read_adapter(tmp_path / "again") == read_adapter(whole)
+
+
+def test_a_table_keeps_every_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "edits.csv"
+    prompt = 'one\rtwo\nthree\r\nfour, "five" of'
+    WRITERS[".csv"](Dataset.from_list([{"prompt": prompt, "target": "t", "subject": None}]), str(path))
+    assert [(edit.prompt, edit.subject) for edit in read_edits(path)] == [(prompt, None)]
 
 
 def test_an_export_has_the_edits_that_hold(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def _list_passages(edit: Edit) -> Iterator[tuple[str, str]]:
     for index, rephrase in enumerate(edit.rephrases):
         yield f"rephrases[{index}]", f"{rephrase} {edit.target}"
     for index, locality in enumerate(edit.locality):
-        yield f"locality[{index}]", f"{locality.prompt} {locality.answer or ''}"
+        yield f"locality[{index}]", f"{locality.prompt} {locality.answer or '.'}"  # as it is scored
 
 
 def split_batches(

@@ -56,7 +56,7 @@ def read_json(path: Path) -> Iterator[Record]:
         DataError: If the file as a whole is not JSON. A broken line of JSONL is an error of its record alone.
     """
     text = read_text(path)
-    if path.suffix.lower() == ".jsonl" and text.lstrip().startswith("{"):
+    if path.suffix.lower() == ".jsonl" and not text.lstrip().startswith("["):
         return _read_lines(text, path)
     try:
         value = json.loads(text) if text.strip() else []

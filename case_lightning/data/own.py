@@ -39,7 +39,7 @@ def _parse_cell(value: object) -> object:
         return value if text else None
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return value  # a text that happens to open with a bracket, such as "[MASK] is the capital of"
 
 

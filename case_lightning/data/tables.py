@@ -10,6 +10,8 @@ from case_lightning.data.files import read_bytes, read_text
 from case_lightning.data.records import Record
 from case_lightning.errors import DataError
 
+LONGEST_CELL = 2**31 - 1  # characters: whole articles, rather than the module's 131,072
+
 
 def read_csv(path: Path) -> Iterator[Record]:
     """Read the rows of a CSV file, or of a TSV file by its suffix; the first row names the columns.
@@ -17,6 +19,7 @@ def read_csv(path: Path) -> Iterator[Record]:
     Raises:
         DataError: If the file is not UTF-8, two columns share a name, or a quote is left open.
     """
+    csv.field_size_limit(LONGEST_CELL)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from case_lightning.writing import write_whole
 
-TABLE, ASIDE = "metrics.csv", "metrics.csv.aside"
+TABLE = "metrics.csv"
+ASIDE = f"-{TABLE}.aside"  # behind a state's name
 BATCH = "epoch"  # the column with a batch's number: each is one epoch of the trainer
 
 
@@ -45,16 +46,23 @@ class _Writer(ExperimentWriter):
         """Lightning would delete the file here."""
 
 
-def set_log_aside(folder: Path) -> None:
-    """Keep what `metrics.csv` says while batches are made anew."""
+def set_log_aside(folder: Path, state: str) -> None:
+    """Keep what `metrics.csv` says while batches are made anew; `state` is the name of the run's state until then."""
     if (folder / TABLE).is_file():
-        write_whole(folder / ASIDE, (folder / TABLE).read_text(encoding="utf-8"))
+        write_whole(folder / f"{state}{ASIDE}", (folder / TABLE).read_text(encoding="utf-8"))
 
 
-def bring_log_back(folder: Path) -> None:
-    """Bring back what was set aside, where those batches were not made to their end."""
-    if (folder / ASIDE).is_file():
-        (folder / ASIDE).replace(folder / TABLE)
+def bring_log_back(folder: Path, state: str) -> None:
+    """Bring back what was set aside, where the run is still in that state: the batches were not made to their end."""
+    if (folder / f"{state}{ASIDE}").is_file():
+        (folder / f"{state}{ASIDE}").replace(folder / TABLE)
+    drop_log_aside(folder)
+
+
+def drop_log_aside(folder: Path) -> None:
+    """Let go of what was set aside."""
+    for path in folder.glob(f"*{ASIDE}"):
+        path.unlink()
 
 
 def trim_log(path: Path, n_batches: int) -> str | None:

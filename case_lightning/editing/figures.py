@@ -32,11 +32,24 @@ EXAMPLE_TOKENS = 24
 
 
 def score_run(
-    folder: RunFolder, settings: RunSettings, base: Base, model: PeftModel, edits: Sequence[Edit], console: Console
+    folder: RunFolder,
+    settings: RunSettings,
+    base: Base,
+    model: PeftModel,
+    edits: Sequence[Edit],
+    console: Console,
+    peaks: dict[str, Any],
 ) -> dict[str, Any]:
     """Score a run on the edits that hold, and write `metrics.json`, `examples.json` and the report.
 
-    What it cost is taken from the figures of the same edits where there are any.
+    Args:
+        folder: The run's folder.
+        settings: Its settings.
+        base: The base model.
+        model: The same with the run's adapter.
+        edits: The edits that hold.
+        console: Where scoring shows itself.
+        peaks: What the process that made these edits measured of its costs, where that was another one.
 
     Returns:
         The content of `metrics.json`.
@@ -68,7 +81,7 @@ def score_run(
     }
     metrics["adapter_parts"] = measure_parts(folder.adapter / ADAPTER)
     metrics["environment"] = describe_environment(settings, base)
-    metrics["cost"] |= folder.read_peaks() or measure_peaks(scorer, edits, base.model.device)
+    metrics["cost"] |= peaks or measure_peaks(scorer, edits, base.model.device)
     folder.write_json(folder.examples, examples)
     folder.write_json(folder.metrics, metrics)
     write_report([folder.path], folder.report)

@@ -1,5 +1,6 @@
 """The ledger of a run, shown, exported, compared, and changed."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from case_lightning.errors import ConfigError, RunError
 SHOWN = ("id", "batch", "prompt", "target", "subspace")
 WRITERS: dict[str, Callable[[Dataset, str], Any]] = {
     ".jsonl": lambda table, path: table.to_json(path, force_ascii=False),
-    ".csv": Dataset.to_csv,
+    ".csv": lambda table, path: table.to_csv(path, quoting=csv.QUOTE_ALL),  # else not every line end is quoted
     ".parquet": Dataset.to_parquet,
 }
 

@@ -25,7 +25,7 @@ from case_lightning.editing.loading import load_run, open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
-from case_lightning.editing.stream import Plan, plan_stream
+from case_lightning.editing.stream import Plan, is_unchanged, plan_stream
 from case_lightning.errors import CaseError
 from case_lightning.reporting import write_report
 from case_lightning.reporting.wording import write_count
@@ -43,7 +43,7 @@ def fit_run(settings: RunSettings) -> RunFolder:
     console = make_console() if is_first_process() else Console(quiet=True)
     folder = RunFolder(settings.run_dir)
     data = build_data(settings)
-    if folder.repeats(settings) and not has_grown(folder, settings, data):
+    if folder.repeats(settings) and not has_changed(folder, settings, data):
         console.print(f"{folder.path} already holds this run")
         if not folder.report.is_file():
             write_report([folder.path], folder.report)
@@ -60,11 +60,14 @@ def fit_run(settings: RunSettings) -> RunFolder:
     return folder
 
 
-def has_grown(folder: RunFolder, settings: RunSettings, data: EditDataModule) -> bool:
-    """Whether the data holds more by now than the run was made with; not where it can't be read any more."""
+def has_changed(folder: RunFolder, settings: RunSettings, data: EditDataModule) -> bool:
+    """Whether the data is another by now than the run was made with; not where it can't be read any more."""
     try:
-        mine = [one for one in Ledger(folder.ledger).streams() if one.data == asdict(settings.data)]
-        return not mine or not mine[-1].finished or len(data.records) > mine[-1].n_records
+        ledger = Ledger(folder.ledger)
+        mine = [one for one in ledger.streams() if one.data == asdict(settings.data)]
+        if not mine or not mine[-1].finished or len(data.records) > mine[-1].n_records:
+            return True
+        return not is_unchanged(data.records, mine, ledger.rows())
     except CaseError:
         return False
 
@@ -100,12 +103,16 @@ class Run:
     def fit(self, records: Sequence[Edit]) -> None:
         """Make the edits that are left, then score and show."""
         plan = self._plan(records)
+        if not plan.records and self.folder.repeats(self.settings):  # what could not be used was counted as more of it
+            show_results(self.console, self.folder)
+            return
         batches = list(plan.batches())
+        n_new = sum(len(batch) for batch, _ in batches)
+        peaks = {} if n_new else self.folder.read_peaks()
         if is_first_process():
             self.folder.create(self.settings)
             if plan.records or not self.folder.started:
                 self.session.begin(plan.stream)
-        n_new = sum(len(batch) for batch, _ in batches)
         if n_new < len(plan.records):
             known = write_count(len(plan.records) - n_new, "record")
             self.console.print(f"{known} passed over: in the ledger already, see `history {self.folder.path} list`")
@@ -121,7 +128,8 @@ class Run:
             if batches and left_out:
                 self.console.print(f"{write_count(left_out, 'edit')} left out, as another holds that asks the same")
             with self.folder.guarded():
-                score_run(self.folder, self.settings, self.base, session.model, session.editor.edits, self.console)
+                made = session.editor.edits
+                score_run(self.folder, self.settings, self.base, session.model, made, self.console, peaks)
             show_results(self.console, self.folder)
 
     def _plan(self, records: Sequence[Edit]) -> Plan:
@@ -175,7 +183,7 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
     settings.evaluation.batch_size, settings.evaluation.generate = batch_size, generate
     with folder.locked(), folder.guarded():
         run = load_run(path)
-        return score_run(folder, settings, run.base, run.model, run.edits, Console(quiet=True))
+        return score_run(folder, settings, run.base, run.model, run.edits, Console(quiet=True), folder.read_peaks())
 
 
 def show_results(console: Console, folder: RunFolder) -> None:

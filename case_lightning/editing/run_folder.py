@@ -85,6 +85,8 @@ class RunFolder:
         """
         self.check_usable(settings)
         try:
+            if self.config.is_file() and not self.repeats(settings):
+                self.retract_figures()  # scored by other settings
             self.snapshots.mkdir(parents=True, exist_ok=True)
             self.write_text(self.config, yaml.safe_dump(asdict(settings), sort_keys=False))
         except OSError as error:
@@ -197,11 +199,15 @@ class RunFolder:
 
     def replace_adapter(self, part: Path) -> None:
         """Put a fresh adapter folder in the old one's place."""
+        self.retract_adapter()
+        part.rename(self.adapter)
+
+    def retract_adapter(self) -> None:
+        """Take the adapter folder away; readers take the snapshot that it is a copy of, whichever that is by then."""
         old = self.path / "adapter.old"
         shutil.rmtree(old, ignore_errors=True)
         if self.adapter.exists():
             self.adapter.rename(old)
-        part.rename(self.adapter)
         shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager

@@ -7,7 +7,7 @@ the new one as well, and goes on to the bit as if it had not been cut off.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from case_lightning.base import Base
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import normalize_question, settle
-from case_lightning.editing.batch_log import ASIDE, TABLE, bring_log_back, set_log_aside, trim_log
+from case_lightning.editing.batch_log import TABLE, bring_log_back, drop_log_aside, set_log_aside, trim_log
 from case_lightning.editing.consolidation import find_resting, is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream, is_left_out
@@ -69,8 +69,10 @@ class Session:
         if folder.started:
             if writes:
                 self.store.recover()
-                bring_log_back(folder.logs)
-            self.restore(self.store.find())
+            newest = self.store.find()
+            if writes:
+                bring_log_back(folder.logs, newest.name)
+            self.restore(newest)
         else:
             self._take(put_adapter(base, settings))
 
@@ -184,8 +186,12 @@ class Session:
             yield
         except Exception:
             if self.folder.started:
-                bring_log_back(self.folder.logs)
-                self.restore(self.store.find())
+                if self.writes:
+                    with suppress(RunError):  # where a disk is full still, the next process does it
+                        self.store.recover()
+                newest = self.store.find()
+                bring_log_back(self.folder.logs, newest.name)
+                self.restore(newest)
             raise
         except BaseException:
             self.intact = False
@@ -220,9 +226,10 @@ class Session:
             elif self.writes:
                 state = self._write_state()
                 self.folder.retract_figures()
+                self.folder.retract_adapter()  # of the state that is listed no more
                 self.ledger.enter_stream(stream, state, batch, self.n_batches)
                 self.store.publish(state)
-                self.store.recover()  # the state whose place it takes is listed no more
+                self.store.recover()
 
     def _make(
         self, batch: Sequence[Edit], chosen: Sequence[Edit], stream: Stream, point: bool, write: bool, ends: bool
@@ -299,15 +306,16 @@ class Session:
         ]
         with self._taken_back_on_failure():
             with self.folder.guarded():
-                set_log_aside(self.folder.logs)
+                set_log_aside(self.folder.logs, self.store.find().name)
             self.restore(start)
             made = list(self._make_again(todo, progress))
             with self.folder.guarded():
                 self.folder.retract_figures()
+                self.folder.retract_adapter()  # of a state that is listed no more
                 self.ledger.rewrite(start.n_batches, undone, redone, made)
-                (self.folder.logs / ASIDE).unlink(missing_ok=True)
+                drop_log_aside(self.folder.logs)
                 self.store.publish(self.store.find())
-                self.store.recover()  # states that are listed no more
+                self.store.recover()
 
     def _make_again(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[MadeBatch]:
         batches = self._cut_again(rows)

@@ -5,7 +5,7 @@ the end since it was finished, or other data is given, that is a new stream. Wha
 edits that hold, and undone ones. A fact that was superseded and is brought again by other data is made again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
@@ -26,14 +26,16 @@ class Plan:
     Attributes:
         stream: The stream as it stands.
         records: What is left of its data, in order.
-        others: The ledger's edits of other streams.
-        streams: Numbers of those that read the same file otherwise, so that its records come once more.
+        rows: The ledger's edits.
+        streams: Numbers of streams that read the same file otherwise, so that its records come once more.
+        ids: Ids of all records of its data.
     """
 
     stream: Stream
     records: list[Edit]
-    others: list[Row]
+    rows: list[Row]
     streams: frozenset[int] = frozenset()
+    ids: frozenset[str] = frozenset()
 
     def batches(self) -> Iterator[tuple[list[Edit], Stream]]:
         """Each batch that is left, with the stream as it stands once that is made.
@@ -50,9 +52,22 @@ class Plan:
             after = replace(self.stream, n_records=self.stream.n_records + done, finished=done == n_records)
             yield edits[start : start + size], after
 
+    @property
+    def _own(self) -> list[Row]:
+        return [row for row in self.rows if row["stream"] == self.stream.number]
+
+    @property
+    def _others(self) -> list[Row]:
+        return [row for row in self.rows if row["stream"] != self.stream.number]
+
     def _find_new(self) -> list[int]:
-        """Which records are to be made, so that of each question what the data says last holds in the end."""
-        known = [(content_of(Edit.from_json(row["record"])), row) for row in self.others]
+        """Which records are to be made, so that of each question what the data says last holds in the end.
+
+        A stream that was cut off is to be planned as at its beginning: what it superseded since stood then.
+        """
+        own, others = self._own, self._others
+        since = {row["id"] for row in own}
+        known = [(content_of(Edit.from_json(row["record"])), _as_before(row, since)) for row in others]
         undone = {content for content, row in known if row["undone_at"]}
         standing = {content for content, row in known if holds(row)}
         if self.stream.on_contradiction == "supersede":  # of several that were kept, the last one answers
@@ -61,7 +76,8 @@ class Plan:
         past = {content for content, row in known if not holds(row)}
         repeated = {content for content, row in known if row["stream"] in self.streams}
         latest = {normalize_question(record.prompt): index for index, record in enumerate(self.records)}
-        contested, new = set[str](), list[int]()
+        contested = {normalize_question(Edit.from_json(row["record"]).prompt) for row in own}
+        new = list[int]()
         for index, record in enumerate(self.records):
             content, question = content_of(record), normalize_question(record.prompt)
             again = question in contested and self.stream.on_contradiction == "supersede"
@@ -73,8 +89,8 @@ class Plan:
 
     def _name(self, records: Sequence[Edit]) -> list[Edit]:
         """Records whose id an edit of another stream has get the first number behind it that makes it their own."""
-        others = {row["id"] for row in self.others}
-        taken = others | {record.id for record in self.records}
+        others = {row["id"] for row in self._others}
+        taken = {row["id"] for row in self.rows} | self.ids | {record.id for record in self.records}
         named = []
         for record in records:
             numbered = (f"{record.id}~{number}" for number in count(self.stream.number))
@@ -82,6 +98,11 @@ class Plan:
             taken.add(name)
             named.append(replace(record, id=name))
         return named
+
+
+def _as_before(row: Row, since: Collection[str]) -> Row:
+    """A row as it was before some edits came, by their ids."""
+    return row | {"superseded_by": None} if row["superseded_by"] in since else row
 
 
 def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequence[Stream], rows: Sequence[Row]) -> Plan:
@@ -94,7 +115,7 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
         rows: The ledger's edits.
 
     Raises:
-        RunError: The stream before was not finished, or its data has changed since.
+        RunError: The stream before was not finished, or its data or what was said of contradictions has changed since.
     """
     wanted = asdict(settings.data)
     fresh = Stream(len(streams), wanted, settings.data.batch_size, settings.on_contradiction)
@@ -107,8 +128,14 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
             f"finish it before other edits come, or let it end where it is: python -m case_lightning.history "
             f"{settings.run_dir} close"
         )
+    if not last.finished and last.on_contradiction != settings.on_contradiction:
+        raise RunError(
+            f"on_contradiction: {settings.run_dir} holds an unfinished run with {last.on_contradiction}, found "
+            f"{settings.on_contradiction}; finish it with that, or let it end where it is: python -m "
+            f"case_lightning.history {settings.run_dir} close"
+        )
     before = [stream for stream in streams if stream.data == wanted]
-    goes_on = bool(before) and _is_unchanged(records, before[-1], rows)
+    goes_on = bool(before) and is_unchanged(records, before, rows)
     if last.data == wanted and not goes_on:
         raise RunError(
             f"data.path: {last.data['path']} is not what it was when the run began: edits that were made from it are "
@@ -117,17 +144,18 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
     if goes_on:
         fresh = replace(fresh, n_records=before[-1].n_records)
     stream = fresh if last.finished else last
-    others = [row for row in rows if row["stream"] != stream.number]
     same_file = [one for one in streams if one.data["path"] == wanted["path"]]
     repeated = {one.number for one in same_file if one.data != wanted or not goes_on}
-    return Plan(stream, list(records[stream.n_records :]), others, frozenset(repeated))
+    ids = frozenset(record.id for record in records)
+    return Plan(stream, list(records[stream.n_records :]), list(rows), frozenset(repeated), ids)
 
 
-def _is_unchanged(records: Sequence[Edit], stream: Stream, rows: Sequence[Row]) -> bool:
-    """Whether data still begins with what a stream made of it."""
-    made = {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] == stream.number}
-    found = {content_of(record) for record in records[: stream.n_records]}
-    return len(records) >= stream.n_records and made <= found
+def is_unchanged(records: Sequence[Edit], streams: Sequence[Stream], rows: Sequence[Row]) -> bool:
+    """Whether data still begins with what streams, at least one, made of it one after another."""
+    numbers, n_records = {stream.number for stream in streams}, streams[-1].n_records
+    made = {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] in numbers}
+    found = {content_of(record) for record in records[:n_records]}
+    return len(records) >= n_records and made <= found
 
 
 def content_of(edit: Edit) -> Edit:

@@ -46,7 +46,7 @@ class KeyMoment:
 
     def merge(self, total: Tensor, count: int = 1) -> None:
         """Add a second moment, `(width, width)`, of so many pieces of knowledge."""
-        self.total += total.to(self.total)
+        self.total = self.total + total.to(self.total)  # a state that was taken before stays as it was
         self.count += count
 
     def to(self, device: torch.device) -> None:

@@ -58,10 +58,11 @@ class CaseAdapter(nn.Module):
         lengths, subspaces = (state[f"keys.{name}"].long() for name in ("lengths", "subspaces"))
         if lengths.sum() != len(state["keys.tokens"]) or (lengths < 1).any():
             raise ConfigError("keys.lengths: expected those of the router keys; restore the file from a copy")
-        if ((subspaces < 0) | (subspaces >= len(self.subspaces))).any():
+        wrong = subspaces[(subspaces < 0) | (subspaces >= len(self.subspaces))]
+        if len(wrong):
             raise ConfigError(
-                f"keys.subspaces: expected 0 to {len(self.subspaces) - 1}, found {subspaces.max()}; restore the file "
-                f"from a copy"
+                f"keys.subspaces: expected 0 to {len(self.subspaces) - 1}, found {wrong[0]}; restore the file from a "
+                f"copy"
             )
 
 

@@ -40,7 +40,7 @@ LEADING = re.compile(
     r"^\W*(?:(?:can|could|would) you )?(?:please )?(?:tell me|do you know|i want to know|say|remind me)?\W*",
     re.IGNORECASE,
 )
-SENTENCE = re.compile(r"[.?!:]+(?:\s|$)|\n")
+SENTENCE = re.compile(r"(?<![.?!:])[.?!:]+(?:\s|$)|\n")
 WORD = re.compile(r"\{\}(?:'s?)?|\w+(?:'\w+)*")
 QUESTION = re.compile(r"(?:\w+ )?(?:who|whom|whose|what|which|where|when|how|why|can)\b", re.IGNORECASE)
 LINKS = frozenset(

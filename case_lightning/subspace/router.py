@@ -301,9 +301,10 @@ class Router:
         lengths = self.keys.lengths.to(device).long()
         self._lengths, self._ends = lengths.tolist(), lengths.cumsum(0).tolist()
         unique, self._slots = _unique(self.keys.tokens.to(device))
-        if len(unique) and not 0 <= int(unique[0]) <= int(unique[-1]) < len(self.space.embedding):
+        wrong = unique[(unique < 0) | (unique >= len(self.space.embedding))]
+        if len(wrong):
             raise ConfigError(
-                f"keys.tokens: expected tokens of the base model's {len(self.space.embedding)}, found {unique[-1]}; "
+                f"keys.tokens: expected tokens of the base model's {len(self.space.embedding)}, found {wrong[0]}; "
                 f"restore the file from a copy"
             )
         self._vectors, weights = self.space(unique)

@@ -6,7 +6,7 @@ Petersen and Pedersen.) A word of a query is taken for one of an edited subject 
 own:
 
 - it is one slip away, inside of the word: it begins and ends as the other does ("Paula" is not "Paul");
-- it has at least `SHORTEST` letters, of a script that has capitals, and is no Roman number;
+- it has at least `SHORTEST` letters, and `LONGEST` at most, of a script that has capitals, and is no Roman number;
 - it is neither a word of any edit nor a single token, as the most common words are;
 - another word of the same subject, of `VOUCHING` letters or more, stands in the query as it should be. A word that is a
   subject alone has at least `ALONE` letters instead ("Triana" may well not be "Tirana").
@@ -30,7 +30,8 @@ from transformers import PreTrainedTokenizerBase
 
 from case_lightning.subspace.keys import RouterKeys
 
-SHORTEST, VOUCHING, ALONE = 5, 4, 9  # letters
+SHORTEST, LONGEST = 5, 64  # letters of a word
+VOUCHING, ALONE = 4, 9
 WORD = re.compile(r"[^\W\d_]+")
 NUMBER = re.compile(r"[ivxlcdm]+")
 
@@ -135,7 +136,7 @@ def read_names(subject: str) -> list[_Name]:
 
 def is_correctable(word: str) -> bool:
     """Whether a word in lower case is long enough, and of letters that tell names apart one by one."""
-    return len(word) >= SHORTEST and not NUMBER.fullmatch(word) and all(one != one.upper() for one in word)
+    return SHORTEST <= len(word) <= LONGEST and not NUMBER.fullmatch(word) and all(one != one.upper() for one in word)
 
 
 def shorten(word: str) -> set[str]:

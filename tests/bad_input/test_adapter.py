@@ -154,6 +154,7 @@ CASES: dict[str, Case] = {
     "keys of other lengths": tampered(lambda state: find(state, "keys.lengths").add_(1)),
     "a key of negative length": tampered(lambda state: find(state, "keys.lengths").neg_()),
     "a key to no subspace": tampered(lambda state: find(state, "keys.subspaces").fill_(99)),
+    "a key to a subspace below 0": tampered(lambda state: find(state, "keys.subspaces")[:1].fill_(-5)),
     "NaN in a subspace": tampered(
         lambda state: [value.fill_(float("nan")) for name, value in state.items() if name.endswith("up.0_scale")]
     ),

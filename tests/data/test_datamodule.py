@@ -164,6 +164,7 @@ FITS = [
     ),
     (Edit("a", "one", "two", rephrases=("one", "1 2 3 4")), r"rephrases\[1\] .* found 5"),
     (Edit("a", "one", "two", locality=(Locality("1 2 3"), Locality("1 2 3", "4 5"))), r"locality\[1\] .* found 5"),
+    (Edit("a", "one", "two", locality=(Locality("1 2 3 4"),)), r"locality\[0\] .* found 5"),  # scored with a mark
 ]
 
 

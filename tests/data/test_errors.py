@@ -151,6 +151,16 @@ def test_skip_keeps_a_count_and_the_reasons(tmp_path: Path) -> None:
     assert "line 3): target" in reader.skipped[1]
 
 
+@pytest.mark.parametrize("first", ["{", "null", "{" * 100_000, '{"prompt": ' + "1" * 5000 + "}", "oops"])
+def test_a_broken_first_line_is_an_error_of_its_record_alone(first: str, tmp_path: Path) -> None:
+    path = tmp_path / "edits.jsonl"
+    path.write_text(f"{first}\n{json.dumps(GOOD)}\n")
+    with pytest.raises(DataError, match=r"record 0 \(line 1\): "):
+        read_edits(path)
+    with pytest.warns(UserWarning, match="1 of 2 records skipped"):
+        assert len(read_edits(path, on_error="skip")) == 1
+
+
 def test_skip_with_nothing_left(tmp_path: Path) -> None:
     path = tmp_path / "edits.json"
     path.write_text(json.dumps([GOOD | {"target": 5}, GOOD | {"target": ""}]))

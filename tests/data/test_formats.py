@@ -260,6 +260,20 @@ def test_table_with_the_names_of_a_format_needs_no_map(file_name: str, tmp_path:
     assert read_edits(tmp_path / file_name) == [Edit("0", PROMPT, TARGET, "Freedonia")]
 
 
+@pytest.mark.parametrize("cell", ["[MASK] is the capital of", "[" * 100_000, "[" + "1" * 5000])
+def test_a_cell_that_opens_with_a_bracket_is_a_text(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "edits.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "target", "rephrases"], ["p", "t", cell]])
+    assert list(read_edits(path)[0].rephrases) == [cell]
+
+
+def test_a_cell_may_hold_an_article(tmp_path: Path) -> None:
+    path = tmp_path / "edits.csv"
+    path.write_text(f"prompt,target,article\np,t,{'x' * 200_000}\n")
+    assert read_edits(path)[0].target == "t"
+
+
 def test_parquet_with_lists_and_nulls(tmp_path: Path) -> None:
     rows = [OWN | {"rephrases": [REPHRASE], "locality": [OWN_NEIGHBOUR], "src": None}, OWN | {"prompt": "Who?"}]
     write_parquet(tmp_path / "edits.parquet", rows)

@@ -1,6 +1,7 @@
 """What is left to do of a stream: how records are cut into batches and named, and which of one question are made."""
 
 import operator
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import OnContradiction
+from case_lightning.editing import run
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run import fit_run
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
 from case_lightning.editing.stream import Plan, plan_stream
+from case_lightning.errors import RunError
 from tests.editing.test_session import EDITS, STREAM, open_session, state_of, write
 from tests.editing.tiny_run import load_tiny, make_settings, read_ledger
 
@@ -56,6 +59,36 @@ def test_a_taken_id_gets_a_number_that_no_other_has() -> None:
     others = [replace(EDITS[0], id=name) for name in ("a", "a~2", "b")]
     records = [replace(EDITS[i], id=name) for i, name in enumerate(("a", "b", "b~2", "c"), start=1)]
     assert ids(Plan(replace(STREAM, number=2), records, make_rows(others))) == [["a~3", "b~3", "b~2", "c"]]
+
+
+def test_a_stream_that_was_cut_off_is_planned_as_at_its_beginning() -> None:
+    """What it superseded since and the ids that it gave away are no reason to cut or name its batches otherwise."""
+    back, third = replace(EDITS[0], id="back"), replace(NEWER, id="third", target="gardener")
+    stream, old = replace(STREAM, number=1, batch_size=2), make_rows(EDITS[:1])
+    records = [NEWER, EDITS[1], back, third, replace(EDITS[2], id="a~1"), replace(EDITS[3], id="a")]
+    old += make_rows([replace(EDITS[8], id="a")])
+    whole = ids(Plan(stream, records, old))
+    assert whole == [["newer", EDITS[1].id], ["back", "third"], ["a~1", "a~2"]]
+    names = frozenset(edit.id for edit in records)
+    made = [make_rows(records[:2], 1), make_rows([back], 1, superseded_by="third") + make_rows([third], 1)]
+    made[0][0]["superseded_by"], old[0]["superseded_by"] = "back", "newer"
+    made.append(make_rows(records[4:5], 1))
+    rows = old + made[0]
+    assert ids(Plan(stream, records[2:], rows, ids=names)) == whole[1:]
+    rows += made[1]
+    assert ids(Plan(stream, records[4:], rows, ids=names)) == whole[2:]
+    assert ids(Plan(stream, records[5:], rows + made[2], ids=names)) == [["a~2"]]
+
+
+def test_what_is_said_of_contradictions_stays_until_a_stream_ends(tmp_path: Path) -> None:
+    settings = make_settings("model")
+    settings.on_contradiction = "reject"
+    begun = replace(STREAM, data=asdict(settings.data), n_records=4)
+    with pytest.raises(RunError, match=r"on_contradiction: .* unfinished run with supersede, found reject; finish it"):
+        plan_stream(settings, EDITS, [begun], make_rows(EDITS[:4]))
+    assert ids(plan_stream(settings, EDITS[:5], [replace(begun, finished=True)], make_rows(EDITS[:4]))) == [
+        [EDITS[4].id]
+    ]
 
 
 def test_the_same_command_after_another_stream_brings_no_old_answer_back(tiny_model: Path, tmp_path: Path) -> None:
@@ -156,6 +189,51 @@ def test_a_finished_run_notices_what_is_new(tiny_model: Path, tmp_path: Path) ->
     fit(settings)
     Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in EDITS[:5]))
     assert fit(settings) == [edit.id for edit in (*EDITS[:4], *EDITS[5:11], EDITS[4])]
+    for place in (1, 4):  # of what the first command made, and of what the last one did
+        changed = [replace(edit, target="gardener") if i == place else edit for i, edit in enumerate(EDITS[:5])]
+        Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in changed))
+        with pytest.raises(RunError, match=r"data.path: .*edits.jsonl is not what it was when the run began"):
+            fit(settings)
+
+
+def test_a_finished_run_with_a_record_too_long_is_not_scored_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tiny_model, evaluation={"generate": False, "retention_points": 0})
+    settings.run_dir, settings.data.path = str(tmp_path / "run"), str(tmp_path / "edits.jsonl")
+    settings.data.on_error = "skip"
+    long = replace(EDITS[4], prompt="the " * 2000 + EDITS[4].prompt)
+    Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in [long, *EDITS[:4]]))
+    with pytest.warns(UserWarning, match="1 of 5 records skipped"):
+        made = fit(settings)
+    assert len(made) == 4
+    monkeypatch.setattr(run, "score_run", lambda *_: pytest.fail("scored again"))
+    with pytest.warns(UserWarning, match="1 of 5 records skipped"):
+        assert fit(settings) == made
+
+
+def test_figures_go_before_other_settings_of_scoring_come(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed while it scores a finished run anew does not leave the old figures as its own."""
+    settings = make_settings(tiny_model, evaluation={"generate": False, "retention_points": 0})
+    settings.run_dir, settings.data.path = str(tmp_path / "run"), str(tmp_path / "edits.jsonl")
+    Path(settings.data.path).write_text("".join(edit.to_json() + "\n" for edit in EDITS[:4]))
+    fit(settings)
+    folder, peaks = RunFolder(settings.run_dir), RunFolder(settings.run_dir).read_peaks()
+    settings.evaluation.generate = True
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "score_run", lambda *_: sys.exit())
+        with pytest.raises(SystemExit):
+            fit(settings)
+    assert not folder.repeats(settings)
+    fit(settings)
+    assert folder.read_metrics()["final"]["generated_exact_match"] is not None
+    settings.evaluation.batch_size += 1
+    before = folder.read_peaks()
+    fit(settings)
+    assert before.keys() == peaks.keys()
+    assert folder.read_peaks() == before  # which this process did not measure
 
 
 def test_edits_of_one_subject_are_told_apart_whenever_they_came(tiny_model: Path, tmp_path: Path) -> None:

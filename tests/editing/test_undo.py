@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from case_lightning.editing.ledger import Ledger
+from case_lightning.editing.loading import find_adapter
+from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
+from case_lightning.editing.store import digest_of
 from tests.editing.test_session import EDITS, open_session, state_of, write
 
 
@@ -44,6 +48,50 @@ def test_an_undo_that_is_cut_off_leaves_the_log(
         session.undo([EDITS[0].id])
     assert read_log(open_session(tiny_model, tmp_path / "run")) == log
     assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("at", ["rewrite", "publish", "replace_adapter", "_thin", "recover"])
+def test_readers_have_the_adapter_wherever_an_undo_is_cut_off(
+    tiny_model: Path, tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write(open_session(tiny_model, tmp_path / "whole"), EDITS)
+    whole.undo([EDITS[5].id])
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
+    holder = next(one for one in (session.store, session.ledger, session.folder) if hasattr(one, at))
+
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(holder, at, end)
+        with pytest.raises(SystemExit):
+            session.undo([EDITS[5].id])
+    folder = RunFolder(tmp_path / "run")
+    ledger = Ledger(folder.ledger)
+    assert digest_of(find_adapter(folder, ledger)) == ledger.snapshots()[-1].digest
+    again = open_session(tiny_model, tmp_path / "run")
+    if at == "rewrite":
+        again.undo([EDITS[5].id])
+    assert state_of(again) == state_of(whole)
+    assert read_log(again) == read_log(whole)
+    assert [path.name for path in folder.logs.iterdir()] == ["metrics.csv"]
+
+
+def test_readers_have_the_adapter_where_the_end_of_a_stream_is_cut_off(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state that the last consolidation makes takes the place of the one before it."""
+    session = write(open_session(tiny_model, tmp_path / "run", consolidation={"every": 16}), EDITS, finish=False)
+    before = digest_of(session.folder.adapter)
+
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(session.store, "publish", end)
+    with pytest.raises(SystemExit):
+        session.close()
+    found = digest_of(find_adapter(session.folder, session.ledger))
+    assert found == session.ledger.snapshots()[-1].digest != before
 
 
 def test_undone_batches_leave_no_state(tiny_model: Path, tmp_path: Path) -> None:

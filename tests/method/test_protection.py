@@ -50,6 +50,13 @@ def test_nothing_learned_and_no_strength_change_nothing() -> None:
         torch.testing.assert_close(turn_away(change, shield), change)
 
 
+def test_a_total_that_was_taken_stays_as_it_was() -> None:
+    moment = learn(draw(2, WIDTH))
+    taken, copy = moment.total, moment.total.clone()
+    moment.add(draw(2, WIDTH, seed=1))
+    assert torch.equal(taken, copy)
+
+
 def test_how_many_were_learned_does_not_weaken_any() -> None:
     """Repeating all pieces doubles what past answers weigh, for the scale is that of one piece."""
     past = draw(3, WIDTH, seed=1)

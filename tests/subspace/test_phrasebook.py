@@ -1,5 +1,7 @@
 """Common questions: which texts ask the same of a name, which do not, and what the router makes of it."""
 
+import time
+
 import pytest
 import torch
 
@@ -87,6 +89,12 @@ def test_questions_have_their_mark_and_statements_none() -> None:
         "Who is {}'s boss?",
         "{}'s boss is",
     )
+
+
+def test_a_run_of_marks_takes_no_time() -> None:
+    started = time.perf_counter()
+    find("." * 100_000 + "x {} is")
+    assert time.perf_counter() - started < 5  # quadratic, it takes minutes
 
 
 def test_simplify() -> None:
