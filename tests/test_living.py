@@ -266,7 +266,7 @@ def test_what_assess_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [one["verdict"] for one in found[:2]] == ["contradicts", "in ledger"]
     assert found[0]["contradicts"] == [IDS[4]]
     assert found[1]["in_ledger"] == [IDS[1]]
-    assert [one["in_scope"] for one in found] == [True, True, False]
+    assert [one["answered_by"] for one in found] == [IDS[4], IDS[1], None]
     assert found[2]["verdict"] in ("free", "conflict")
     assert all(len(one["conflict"]) == read_json(run / "metrics.json")["cost"]["subspaces"] for one in found)
     assert call("assess", "--run", run, "--data.path", tmp_path / "new.jsonl") == 0

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from case_lightning.command_line import quiet_libraries
 from case_lightning.data import Edit, read_edits
@@ -15,15 +16,15 @@ from case_lightning.data.files import locate_data
 from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.checks import check_records
 from case_lightning.editing.editor import Editor
+from case_lightning.editing.encoding import make_keys
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import load_run
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.store import TRAINING_STATE, Store
 from case_lightning.editing.stream import content_of
 from case_lightning.editing.training_state import load_training_state
-from case_lightning.subspace import UNEDITED
 
-SHOWN = ("id", "prompt", "target", "verdict", "of", "in_scope")
+SHOWN = ("id", "prompt", "target", "verdict", "of", "answered_by")
 
 Verdict = dict[str, Any]
 
@@ -37,10 +38,9 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
 
     Returns:
         For each edit `id`, `prompt`, `target`, the `verdict` with what it is `of` (`undone` of an edit that `fit` would
-        pass over), and all that it rests on: `known`
-        (the base model's greedy answer is the target), `in_ledger` and `contradicts` (ids of edits with the question,
-        and the same or another answer), `in_scope` (whether an edit answers the question now), and `conflict` (score
-        with each subspace).
+        pass over), and all that it rests on: `known` (the base model's greedy answer is the target), `in_ledger` and
+        `contradicts` (ids of edits with the question, and the same or another answer), `answered_by` (id of the edit
+        in whose scope the question is now, or `None`), and `conflict` (score with each subspace).
     """
     quiet_libraries()
     edits = read_edits(**data | {"path": locate_data(data["path"])})
@@ -75,7 +75,7 @@ def assess_edits(model: RoutedModel, editor: Editor, held: Sequence[Edit], edits
     scorer = Scorer(model)
     questions = [scorer.encode(edit.prompt, edit.target) for edit in edits]
     known = [answer.exact for answer in scorer.ask(questions, edited=False)]
-    routes = model.route([question.prompt for question in questions]).tolist()
+    answering = _find_answering(model, held, [question.prompt for question in questions])
     scores, conflict = editor.assess(edits), editor.settings.conflict
     roomy = [index for index, count in enumerate(editor.module.members()) if count < conflict.capacity]
     verdicts = []
@@ -85,7 +85,7 @@ def assess_edits(model: RoutedModel, editor: Editor, held: Sequence[Edit], edits
             "known": known[index],
             "in_ledger": [old.id for old in same if old.target.strip() == edit.target.strip()],
             "contradicts": [old.id for old in same if old.target.strip() != edit.target.strip()],
-            "in_scope": routes[index] != UNEDITED,
+            "answered_by": answering[index],
             "conflict": scores[index],
         }
         fact = {"id": edit.id, "prompt": edit.prompt, "target": edit.target}
@@ -99,11 +99,19 @@ def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     for name in SHOWN:
         table.add_column(name.replace("_", " "), overflow="fold")
     for one in verdicts:
-        told = one | {"in_scope": "yes" if one["in_scope"] else ""}
-        table.add_row(*(Text(told[name]) for name in SHOWN))
+        table.add_row(*(Text(one[name] or "") for name in SHOWN))
     console.print(table)
     counts = Counter(one["verdict"] for one in verdicts)
     console.print(", ".join(f"{count} {name}" for name, count in counts.most_common()))
+
+
+def _find_answering(model: RoutedModel, held: Sequence[Edit], prompts: Sequence[Tensor]) -> list[str | None]:
+    """Id of the edit that answers each prompt as it stands, `None` where none does."""
+    if not held:
+        return [None] * len(prompts)
+    owners = [edit.id for edit in held for _ in make_keys(model.base.tokenizer, edit)]
+    keys = [int(model.tuner.router.match(prompt[None])) for prompt in prompts]
+    return [owners[key] if key >= 0 else None for key in keys]
 
 
 def _judge(found: Verdict, roomy: Sequence[int], threshold: float) -> Verdict:
