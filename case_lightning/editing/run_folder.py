@@ -85,8 +85,8 @@ class RunFolder:
         """
         self.check_usable(settings)
         try:
-            if self.config.is_file() and not self.repeats(settings):
-                self.retract_figures()  # scored by other settings
+            if self.config.is_file() and _fill_in(self.read_config())["evaluation"] != asdict(settings.evaluation):
+                self.retract_figures()  # they were scored in another way
             self.snapshots.mkdir(parents=True, exist_ok=True)
             self.write_text(self.config, yaml.safe_dump(asdict(settings), sort_keys=False))
         except OSError as error:
