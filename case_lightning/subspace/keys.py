@@ -65,6 +65,12 @@ class RouterKeys(nn.Module):
         self.lengths = torch.cat([self.lengths, torch.tensor([len(tokens)], dtype=torch.int32, device=device)])
         self.subspaces = torch.cat([self.subspaces, torch.tensor([subspace], dtype=torch.int16, device=device)])
 
+    def split(self) -> list[tuple[Tensor, Tensor]]:
+        """Token ids and marks of each key, `(length,)` both, on the CPU."""
+        lengths = self.lengths.tolist()
+        parts = (torch.split(one.cpu(), lengths) for one in (self.tokens, self.in_subject))
+        return list(zip(*parts, strict=True))
+
     def remove(self, gone: Tensor) -> None:
         """Drop some keys, boolean `(keys,)`."""
         gone = gone.to(self.tokens.device)

@@ -111,10 +111,9 @@ class Spelling:
         """Read the keys again after they changed; a query does so by itself."""
         if self._read is self.keys.tokens:
             return
-        lengths = self.keys.lengths.tolist()
-        keys, marks = torch.split(self.keys.tokens.cpu(), lengths), torch.split(self.keys.in_subject.cpu(), lengths)
-        texts = self.tokenizer.batch_decode([key.tolist() for key in keys])
-        subjects = self.tokenizer.batch_decode([key[mark].tolist() for key, mark in zip(keys, marks, strict=True)])
+        keys = self.keys.split()
+        texts = self.tokenizer.batch_decode([tokens.tolist() for tokens, _ in keys])
+        subjects = self.tokenizer.batch_decode([tokens[marks].tolist() for tokens, marks in keys])
         self._words = {word.lower() for text in texts for word in WORD.findall(text)}
         self._names = defaultdict(set)
         for subject in set(subjects):

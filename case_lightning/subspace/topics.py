@@ -5,7 +5,6 @@ Ours; see `phrasebook`.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -73,12 +72,10 @@ class Topics:
         """Read the keys again after they changed; a query does so by itself."""
         if self._read is self.keys.tokens:
             return
-        lengths = self.keys.lengths.tolist()
-        keys, marks = torch.split(self.keys.tokens.cpu(), lengths), torch.split(self.keys.in_subject.cpu(), lengths)
-        names = [(key.numpy().tobytes(), mark.numpy().tobytes()) for key, mark in zip(keys, marks, strict=True)]
+        keys = self.keys.split()
+        names = [(tokens.numpy().tobytes(), marks.numpy().tobytes()) for tokens, marks in keys]
         self._known = {
-            name: self._known.get(name) or self._read_key(key, mark)
-            for name, key, mark in zip(names, keys, marks, strict=True)
+            name: self._known.get(name) or self._read_key(*key) for name, key in zip(names, keys, strict=True)
         }
         self._asked, self._topics = [self._known[name] for name in names], {}
         for one in self._asked:
