@@ -3,7 +3,8 @@
     python examples/measure_scope.py runs/zsre --unrelated nq-open.json:question --unrelated snippets.json:Text
 
 Prints a Markdown table: for each form, the share of prompts that the router takes to be in the scope of some edit. Only
-the router is asked: ten minutes for a thousand edits. `--unrelated` names a JSON list of objects and the field that holds a text.
+the router is asked: ten minutes for a thousand edits. `--unrelated` names a JSON list of objects and the field that
+holds a text.
 """
 
 import argparse
