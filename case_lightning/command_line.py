@@ -1,15 +1,17 @@
 """What the verbs share: reading settings with clear errors, and ending with one line instead of a traceback."""
 
 import difflib
+import errno
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -46,7 +48,19 @@ class SettingsParser(ArgumentParser):
                 _check_key(key, known)
             if key == "config" and (path := value or next(iter(words[place + 1 :]), "")):
                 _check_file(path, known)
-        return self.parse_args(words)
+        return self.refuse_nothing(self.parse_args(words))
+
+    def refuse_nothing(self, found: Namespace) -> Namespace:
+        """Values as they are, where each that must be something is.
+
+        Raises:
+            ConfigError: One is null, as YAML reads a key with nothing behind it.
+        """
+        for action in self._actions:
+            optional = action.default is None or type(None) in get_args(getattr(action, "_typehint", None))
+            if not optional and found.get(action.dest, "") is None:
+                raise ConfigError(f"{action.dest}: expected a value, found nothing; give one or leave the line out")
+        return found
 
 
 def read_settings(arguments: list[str] | None, description: str, prog: str | None = None) -> RunSettings:
@@ -89,13 +103,36 @@ def run_verb(verb: Callable[[], Any]) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         verb()
+        sys.stdout.flush()
     except CaseError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except OSError as error:
+        if _takes_output():
+            raise
+        return _leave_output(error)
     return 0
+
+
+def _takes_output() -> bool:
+    """Whether standard output takes what is still to be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _leave_output(error: OSError) -> int:
+    """End where standard output takes no more; quietly where its reader went, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    if error.errno == errno.EPIPE:
+        return 128 + signal.SIGPIPE
+    sys.stderr.write(f"error: standard output cannot be written ({error.strerror}); make room there\n")
+    return 2
 
 
 def ignore_library_warnings() -> None:
@@ -135,6 +172,9 @@ def _check_file(path: str, known: list[str]) -> None:
         raise ConfigError(f"--config {path}: expected settings as `key: value`, found {found!r}")
     for key, value in found.items():
         _check_key(str(key), known)
+        section = str(key).rpartition(".")[0]
+        if section in found:
+            raise ConfigError(f"--config {path}: {key}: {section} is a section of this file; give it in there")
         if not _is_section(key, known):
             continue
         if not isinstance(value, dict):

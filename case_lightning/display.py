@@ -87,7 +87,7 @@ class LiveDisplay(Callback):
 
 def make_console() -> Console:
     """A console on standard output."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def show_metrics(console: Console, metrics: Mapping[str, Any]) -> None:

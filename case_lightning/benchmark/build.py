@@ -98,5 +98,5 @@ def _build_settings(name: str, found: Mapping[str, Any]) -> object:
     own = name.replace("-", "_")  # as the parser writes it
     parser, place = SettingsParser(), f"methods.{own}"
     parser.add_class_arguments(settings, place)
-    values = parser.parse_object({"methods": {own: given}})
+    values = parser.refuse_nothing(parser.parse_object({"methods": {own: given}}))
     return parser.instantiate(values)[place]

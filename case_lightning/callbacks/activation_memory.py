@@ -85,7 +85,7 @@ class ActivationMemory(Callback):
         """What the module answers to kept rows now, `(rows, width)`, as at inference: without dropout."""
         module = pl_module.get_submodule(self.module)
         with evaluating(module.modules()):
-            answer: Tensor = module(rows["inputs"].to(pl_module.dtype))
+            answer: Tensor = module(rows["inputs"].to(_find_dtype(module) or pl_module.dtype))
         return answer
 
     @override
@@ -134,6 +134,10 @@ class ActivationMemory(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._unhook()
 
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._unhook()  # a fit that has nothing to train ends without on_train_end
+
     def __len__(self) -> int:
         """How many rows are kept."""
         return len(self.rows["inputs"]) if self.rows else 0
@@ -180,6 +184,11 @@ class ActivationMemory(Callback):
         self.rows = dict(state_dict["rows"])
         self.seen = int(state_dict["seen"])
         self._generator.set_state(state_dict["generator"])
+
+
+def _find_dtype(module: torch.nn.Module) -> torch.dtype | None:
+    """What a module computes in."""
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), None)
 
 
 def _gather(rows: Tensor | None, world_size: int) -> list[Tensor]:

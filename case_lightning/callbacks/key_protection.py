@@ -131,6 +131,10 @@ class KeyProtection(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._unhook()
 
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._unhook()  # a fit that has nothing to train ends without on_train_end
+
     def _known(self, pl_module: LightningModule) -> dict[str, Tensor]:
         """The weights whose past inputs are known."""
         weights = self.weights(pl_module) if self.strength else {}

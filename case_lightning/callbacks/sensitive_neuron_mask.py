@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -68,13 +69,17 @@ class SensitiveNeuronMask(Callback):
                 f"{sorted(self.neurons)}; it has {', '.join(parameters)}"
             )
         gradients: dict[str, list[Tensor]] = {name: [] for name in self.neurons}
+        tuned = {name: parameters[name] for name in self.neurons if parameters[name].requires_grad}
+        place = (0,) if is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2) else ()
         norms = (one for one in pl_module.modules() if isinstance(one, _NormBase))
         with evaluating(norms):  # the statistics of one example say nothing
             for example in _split(batch):
-                loss = _loss(pl_module.training_step(example, 0))
-                found = torch.autograd.grad(loss, [parameters[name] for name in self.neurons], allow_unused=True)
-                for name, gradient in zip(self.neurons, found, strict=True):
-                    gradients[name].append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
+                loss = _loss(pl_module.training_step(example, *place))
+                found = torch.autograd.grad(loss, list(tuned.values()), allow_unused=True) if tuned else ()
+                by_name = dict(zip(tuned, found, strict=True))
+                for name, kept in gradients.items():
+                    gradient = by_name.get(name)
+                    kept.append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
         return {name: sum_fisher(gradients[name], dim) for name, dim in self.neurons.items()}
 
     @override

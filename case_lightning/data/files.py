@@ -4,6 +4,7 @@ The form is told by looking at the text, not by the file's name.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -94,4 +95,8 @@ def _parse_line(content: str) -> object:
 
 def locate_data(path: str) -> str:
     """Where data is; `sample` is the sample that the package carries."""
-    return str(files("case_lightning.data") / "samples" / "updates.jsonl") if path == "sample" else path
+    return (
+        str(files("case_lightning.data") / "samples" / "updates.jsonl")
+        if path == "sample"
+        else os.path.expanduser(path)
+    )

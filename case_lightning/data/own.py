@@ -11,8 +11,10 @@ from dataclasses import fields as dataclass_fields
 from difflib import get_close_matches
 
 from case_lightning.data.edit import Edit
+from case_lightning.data.fields import describe_value
 from case_lightning.errors import DataError
 
+QUOTED = ("['", '["')  # how a list of texts begins, in Python and in JSON
 OWN_FIELDS = (*(field.name for field in dataclass_fields(Edit)), "locality_prompt", "locality_answer")
 
 
@@ -25,13 +27,13 @@ def read_own(fields: Mapping[str, object], default_id: str) -> Edit:
     _refuse_misspelt(fields)
     values = dict(fields)
     for name in ("rephrases", "locality"):
-        values[name] = _parse_cell(values.get(name))
-    if values["locality"] is None:
+        values[name] = _parse_cell(name, values.get(name))
+    if values["locality"] is None or values["locality"] == []:
         values["locality"] = [{"prompt": values.get("locality_prompt"), "answer": values.get("locality_answer")}]
     return Edit.from_fields(values, default_id)
 
 
-def _parse_cell(value: object) -> object:
+def _parse_cell(name: str, value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -40,6 +42,8 @@ def _parse_cell(value: object) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        if text.startswith(QUOTED):
+            raise DataError(f"{name}: expected a list as JSON text, found {describe_value(text)}") from None
         return value  # a text that happens to open with a bracket, such as "[MASK] is the capital of"
 
 

@@ -58,7 +58,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
     raw = read_bytes(path)
     try:
         rows = parquet.read_table(io.BytesIO(raw)).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: no value of Python's
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as Parquet ({reason}); correct or re-export the file") from None
     return (Record(str(path), number, None, row) for number, row in enumerate(rows))

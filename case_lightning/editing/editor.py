@@ -318,11 +318,11 @@ class Editor:
     def _prepare(self, edits: Sequence[Edit], varied: bool = True) -> list[PreparedEdit]:
         """Prepare new edits, and those past ones anew of whose subject they say something else."""
         prepared = self.prepare(edits, varied, self.edits)
-        for place, edit in enumerate(self.edits):
-            past = self.past[place]
-            if past.variants and find_rivals(edit, edits):
-                (renewed,) = self.prepare([edit], others=[*self.edits, *edits])
-                self.past[place] = replace(renewed, subspace=past.subspace)
+        varied_before = (place for place, past in enumerate(self.past) if past.variants)
+        places = [place for place in varied_before if find_rivals(self.edits[place], edits)]
+        mine, past = [self.edits[place] for place in places], [self.past[place] for place in places]
+        for place, renewed in zip(places, self.prepare.renew(past, mine, [*self.edits, *edits]), strict=True):
+            self.past[place] = renewed
         return prepared
 
     def _fit(self, data: IterableDataset[EditBatch], trainer: Trainer) -> None:

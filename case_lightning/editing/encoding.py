@@ -130,11 +130,15 @@ def _join(tokenizer: PreTrainedTokenizerBase, head: Tensor, tail: Tensor, end: b
 def mark_start(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, subject: str | None) -> Encoded:
     """Have an edit act from where its prompt has last named its subject, on the last token of that."""
     prompt = encoded.prompt
-    names = find_names(_decode(tokenizer, prompt), subject)
+    text = _decode(tokenizer, prompt)
+    names = find_names(text, subject)
     if not names:
         return encoded
-    end = names[-1][1]
-    start = bisect_left(range(len(prompt)), end, key=lambda index: len(_decode(tokenizer, prompt[: index + 1])))
+    said = text[: names[-1][1]]
+    # by what a beginning says, not by its length: one that ends within a character decodes to a mark in its place
+    start = bisect_left(
+        range(len(prompt)), True, key=lambda index: _decode(tokenizer, prompt[: index + 1]).startswith(said)
+    )
     return replace(encoded, start=min(start, len(prompt) - 1))
 
 

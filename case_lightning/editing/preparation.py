@@ -1,6 +1,7 @@
 """From an edit to what its fit sees: wordings, their tokens, and what the frozen layers make of them, run once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, islice
 
 from case_lightning.base import Base
@@ -63,6 +64,24 @@ class Preparation:
             PreparedEdit(text, tuple(islice(fast, len(own))), chats=tuple(islice(exact, len(chat))))
             for text, own, chat in zip(texts, wordings, chats, strict=True)
         ]
+
+    def renew(
+        self, prepared: Sequence[PreparedEdit], edits: Sequence[Edit], others: Sequence[Edit]
+    ) -> list[PreparedEdit]:
+        """Prepared edits with the wordings that they have now; where these are as before, nothing is run again.
+
+        Args:
+            prepared: What they were.
+            edits: The edits.
+            others: Edits that are not to be mistaken for them.
+        """
+        known = keep_latest(others)
+        renewed = list(prepared)
+        for place, (past, edit) in enumerate(zip(prepared, edits, strict=True)):
+            wordings = self._encode_variants(edit, known)
+            if [one.tokens.tolist() for one in wordings] != [one.encoded.tokens.tolist() for one in past.variants]:
+                renewed[place] = replace(past, variants=tuple(self._run(*self.fast, wordings)))
+        return renewed
 
     def _run(self, prefix: Prefix, suffix: Suffix, encoded: Sequence[Encoded]) -> list[PreparedText]:
         states = prefix([one.tokens for one in encoded])

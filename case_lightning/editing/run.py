@@ -25,6 +25,7 @@ from case_lightning.editing.loading import load_run, open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
+from case_lightning.editing.store import Store
 from case_lightning.editing.stream import Plan, is_unchanged, plan_stream
 from case_lightning.errors import CaseError
 from case_lightning.reporting import write_report
@@ -183,6 +184,7 @@ def evaluate_run(path: str, data: dict[str, Any], batch_size: int, generate: boo
     settings.evaluation.batch_size, settings.evaluation.generate = batch_size, generate
     with folder.locked(), folder.guarded():
         run = load_run(path)
+        Store(folder, Ledger(folder.ledger)).recover()
         return score_run(folder, settings, run.base, run.model, run.edits, Console(quiet=True), folder.read_peaks())
 
 

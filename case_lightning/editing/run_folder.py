@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ LOCK = ".lock"
 MEASURED_ONCE = ("peak_rss_bytes", "peak_device_bytes", "generate_overhead")
 BEFORE_CONFIG = {LOCK, "snapshots", "config.yaml.part"}  # what a run makes first
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-CHANGEABLE = ("run_dir", "data", "trainer", "evaluation", "on_contradiction")  # from one stream of a run to the next
+# from one stream of a run to the next; of the trainer all but its precision
+CHANGEABLE = ("run_dir", "data", "trainer", "evaluation", "on_contradiction")
 
 
 class RunFolder:
@@ -40,7 +41,7 @@ class RunFolder:
         """Name the files."""
         if "\0" in str(path):
             raise RunError(f"run_dir: a path has no NUL character, found {str(path)!r}; give another folder")
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
         self.config = self.path / "config.yaml"
         self.adapter = self.path / "adapter"
         self.ledger = self.path / "ledger.sqlite"
@@ -99,7 +100,7 @@ class RunFolder:
         Raises:
             RunError: Another process has it, or the folder cannot be written.
         """
-        lock = FileLock(self.path / LOCK)
+        lock, found = FileLock(self.path / LOCK), os.path.lexists(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
@@ -112,8 +113,11 @@ class RunFolder:
         try:
             yield
         finally:
-            if [path.name for path in self.path.iterdir()] == [LOCK]:  # nothing came of it
-                shutil.rmtree(self.path)
+            with suppress(OSError):
+                if [path.name for path in self.path.iterdir()] == [LOCK]:  # nothing came of it
+                    (self.path / LOCK).unlink()
+                    if not found:
+                        self.path.rmdir()
             lock.release()
 
     def repeats(self, settings: RunSettings) -> bool:
@@ -256,9 +260,11 @@ def _fill_in(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that every stream of a run shares; the base model's device is not one of them."""
+    """The settings that every stream of a run shares: not on what device, but at what precision, for one."""
     fixed = {name: value for name, value in config.items() if name not in CHANGEABLE}
-    return fixed | {"base": {name: value for name, value in fixed["base"].items() if name != "device"}}
+    fixed["base"] = {name: value for name, value in fixed["base"].items() if name != "device"}
+    fixed["trainer"] = {"precision": config["trainer"]["precision"]}
+    return fixed
 
 
 def _describe_change(before: dict[str, Any], now: dict[str, Any], section: str) -> str:

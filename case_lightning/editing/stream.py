@@ -40,9 +40,12 @@ class Plan:
     def batches(self) -> Iterator[tuple[list[Edit], Stream]]:
         """Each batch that is left, with the stream as it stands once that is made.
 
-        Records that the run knows are passed over. Where that is all of them there is one batch, of no edits.
+        Records that the run knows are passed over. Where that is all of them there is one batch, of no edits; and so
+        there is where a stream was cut off and its data ends there now.
         """
         if not self.records:
+            if self._own and not self.stream.finished:  # it was cut off, and its data ends there now
+                yield [], replace(self.stream, finished=True)
             return
         new = self._find_new()
         edits = self._name([self.records[index] for index in new])
@@ -137,9 +140,15 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
     before = [stream for stream in streams if stream.data == wanted]
     goes_on = bool(before) and is_unchanged(records, before, rows)
     if last.data == wanted and not goes_on:
+        where = f"data.path: {last.data['path']} is not what it was when the run began"
+        if find_made(before, rows) <= {content_of(record) for record in records}:
+            raise RunError(
+                f"{where}: records came in, or were repaired, before the last one that was made; put them at the end, "
+                f"or in a file of their own"
+            )
         raise RunError(
-            f"data.path: {last.data['path']} is not what it was when the run began: edits that were made from it are "
-            f"gone or changed; restore it, or give the new facts in a file of their own"
+            f"{where}: edits that were made from it are gone or changed; restore it, or give the new facts in a "
+            f"file of their own"
         )
     if goes_on:
         fresh = replace(fresh, n_records=before[-1].n_records)
@@ -152,10 +161,15 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
 
 def is_unchanged(records: Sequence[Edit], streams: Sequence[Stream], rows: Sequence[Row]) -> bool:
     """Whether data still begins with what streams, at least one, made of it one after another."""
-    numbers, n_records = {stream.number for stream in streams}, streams[-1].n_records
-    made = {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] in numbers}
+    n_records = streams[-1].n_records
     found = {content_of(record) for record in records[:n_records]}
-    return len(records) >= n_records and made <= found
+    return len(records) >= n_records and find_made(streams, rows) <= found
+
+
+def find_made(streams: Sequence[Stream], rows: Sequence[Row]) -> set[Edit]:
+    """What streams brought, without names."""
+    numbers = {stream.number for stream in streams}
+    return {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] in numbers}
 
 
 def content_of(edit: Edit) -> Edit:

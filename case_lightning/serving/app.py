@@ -1,6 +1,7 @@
 """The HTTP application: routes, what surrounds them, and errors in the form that OpenAI's clients read."""
 
 import asyncio
+import re
 from importlib.resources import files
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -24,6 +25,7 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+KIND = re.compile(r"constrained-str|str|list\[.*\]")  # what pydantic puts into a place beside fields
 PAGE_TOKENS = 32  # longest answer on the page
 
 
@@ -71,8 +73,17 @@ def _add_operation(app: FastAPI, served: Served) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def refuse_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(one) for one in first["loc"] if one != "body")
+        found = error.errors()
+        if found[0]["type"] == "json_invalid":
+            return _refuse(
+                400, f"the body: broken JSON at character {found[0]['loc'][-1]} ({found[0]['ctx']['error']})"
+            )
+        if found[0]["loc"] == ("body",):
+            return _refuse(400, "the body: expected a JSON object, sent as Content-Type: application/json")
+        # a field that may be of several kinds has a mistake for each: of the kind that it is there is more to say
+        same = [one for one in found if one["loc"][:2] == found[0]["loc"][:2]]
+        first = next((one for one in same if not one["type"].endswith("_type")), same[0])
+        place = ".".join(str(one) for one in first["loc"] if one != "body" and not KIND.fullmatch(str(one)))
         return _refuse(400, f"{place or 'the request'}: {first['msg']}", place or None)
 
     @app.exception_handler(AnyHTTPException)

@@ -33,10 +33,10 @@ class AnswerRequest(Strict):
     """What both kinds of questions have in common."""
 
     model: str
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, strict=True)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -113,7 +113,7 @@ class ChatRequest(AnswerRequest):
     """A chat to answer."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, strict=True)
     logprobs: No = None
     top_logprobs: Zero = None
     metadata: dict[str, str] | None = None

@@ -260,8 +260,10 @@ class Router:
             if agree is not None:
                 return agree
         threshold = self.thresholds[1] - ROUNDING
-        if self.relations is None or match.relation >= CERTAIN - ROUNDING or not len(match.subject):
+        if self.relations is None or not len(match.subject):
             return match.relation >= threshold
+        if match.relation >= CERTAIN - ROUNDING:
+            return True
         own = self._own(match.key)
         sentence = self.relations.cut_sentence(query, int(match.subject[0]), int(match.subject[-1]))
         beside = torch.ones_like(query, dtype=torch.bool)
