@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,10 @@ def main() -> None:
         run = RunFolder(shutil.copytree(options.run, Path(folder) / "run"))
         edits: list[Edit] = Ledger(run.ledger).edits()
         unrelated = list(dict.fromkeys(one.prompt for edit in edits for one in edit.locality))
-        prompts = [text for pair in zip([edit.prompt for edit in edits], unrelated, strict=False) for text in pair]
+        own = [edit.prompt for edit in edits]
+        prompts = [text for pair in zip_longest(own, unrelated[: len(own)]) for text in pair if text]
+        if not prompts:
+            raise SystemExit(f"--run: {options.run} holds no edit; make some first")
         process, address = start_server(run.path, Path(folder) / "log")
         try:
             result = asyncio.run(load(address, prompts, options.clients, options.seconds, options.facts))

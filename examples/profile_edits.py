@@ -19,6 +19,7 @@ from case_lightning.command_line import quiet_libraries, read_settings, run_verb
 from case_lightning.editing.batches import StepData
 from case_lightning.editing.editor import Editor, put_adapter
 from case_lightning.editing.run import build_data
+from case_lightning.errors import ConfigError
 
 WARM_UP = 3  # batches
 SIZE = 2048  # of the matrices that the machine's rate is measured on
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     data = build_data(settings)
     data.setup("fit")
     batches = list(data.batches())
+    if len(batches) <= WARM_UP:
+        raise ConfigError(f"data.limit: expected more than {WARM_UP} batches, found {len(batches)}; give more edits")
     base = load_base(settings.base.model, settings.base.dtype, settings.base.device)
     editor = Editor(base, put_adapter(base, settings), settings)
     for batch in batches[:WARM_UP]:

@@ -15,14 +15,15 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from case_lightning import assess, fit, history
+from case_lightning import assess, evaluate, fit, history
 from case_lightning.command_line import run_verb
 from case_lightning.data import read_edits
 from case_lightning.editing.history import WRITERS
 from case_lightning.editing.ledger import Ledger
+from case_lightning.editing.session import Session
 from tests.editing.tiny_run import command, make_edits, read_json, read_ledger, save_base, write_edits
 
-VERBS = {"fit": fit, "history": history, "assess": assess}
+VERBS = {"fit": fit, "evaluate": evaluate, "history": history, "assess": assess}
 KILLS = 25
 IDS = [edit.id for edit in make_edits(12)]
 
@@ -147,6 +148,23 @@ def test_a_run_that_was_cut_off_can_end_there_and_be_taken_up_later(
     assert len({row["id"] for row in read_ledger(run)}) == 13
 
 
+def test_data_that_was_cut_to_what_was_made_ends_the_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = write_edits(tmp_path / "a.jsonl", 12), tmp_path / "run"
+    edit = Session.edit
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "edit", lambda *given: 1 / 0 if given[0].n_batches else edit(*given))
+        with pytest.raises(ZeroDivisionError):
+            call("fit", *command(model, data, run))
+    write_edits(data, 4)
+    assert call("fit", *command(model, data, run)) == 0
+    assert [stream.finished for stream in Ledger(run / "ledger.sqlite").streams()] == [True]
+    write_edits(data, 8)
+    assert call("fit", *command(model, data, run)) == 0
+    assert [row["stream"] for row in read_ledger(run)] == [0] * 4 + [1] * 4
+
+
 def test_data_that_changed(model: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = model.parent / "whole.jsonl"
     before = data.read_text()
@@ -243,6 +261,14 @@ def test_an_undone_fact_is_passed_over_and_assess_says_so(
     shown = capsys.readouterr().out
     assert "1 record passed over: in the ledger already" in shown
     assert "1 edit left out, as another holds that asks the same" in shown
+
+
+def test_a_run_without_its_adapter_is_scored_by_its_snapshot(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_json(run / "metrics.json")
+    shutil.rmtree(run / "adapter")
+    assert call("evaluate", "--run", run) == 0
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    assert read_json(run / "metrics.json")["final"] == before["final"]
 
 
 def test_a_report_that_is_missing_is_written(model: Path, run: Path, whole: Path) -> None:

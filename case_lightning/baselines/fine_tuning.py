@@ -100,7 +100,7 @@ class FineTuning(OneLayerMethod):
 
     @override
     def state(self) -> dict[str, Tensor]:
-        return {"delta": self.delta}
+        return {"delta": self.delta.clone()}
 
     @override
     def load_state(self, state: dict[str, Tensor]) -> None:

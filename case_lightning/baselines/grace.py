@@ -183,7 +183,7 @@ class Grace(OneLayerMethod):
         labels = self.codebook.labels or [torch.zeros(0, dtype=torch.long)]
         return {
             "keys": self.codebook.keys,
-            "radii": self.codebook.radii,
+            "radii": self.codebook.radii.clone(),
             "values": self.values,
             "labels": pad_sequence(labels, batch_first=True, padding_value=NONE),
         }

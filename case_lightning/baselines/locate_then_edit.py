@@ -42,7 +42,7 @@ class LocateThenEditSettings:
 
     Args:
         layers: Edited decoder layers, from low to high, not the model's last; by default those from 13 % to 27 % of the
-            depth, 4 to 8 of 30.
+            depth, 4 to 7 of 30.
         text: Plain text file over which keys are counted; by default the calibration text that the package carries.
         n_prefixes: Texts that the model writes to put before each prompt.
         search: How values are searched for.
@@ -174,6 +174,10 @@ def choose_layers(base: Base, layers: Sequence[int] | None) -> tuple[int, ...]:
         ConfigError: They are not in order, or one has no layer above it.
     """
     above = base.architecture.n_layers - 1
+    if above < 1:
+        raise ConfigError(
+            "layers: the base model has one alone, and the value is wanted of a state that a layer above reads"
+        )
     if layers is None:
         first = min(round(FIRST_DEPTH * (above + 1)), above - 1)
         return tuple(range(first, max(round(LAST_DEPTH * (above + 1)), first + 1)))

@@ -94,7 +94,7 @@ class Lora(TrainedMethod):
 
     @override
     def state(self) -> dict[str, Tensor]:
-        return cast(dict[str, Tensor], get_peft_model_state_dict(self.peft_model))
+        return {name: value.clone() for name, value in get_peft_model_state_dict(self.peft_model).items()}
 
     @override
     def load_state(self, state: dict[str, Tensor]) -> None:

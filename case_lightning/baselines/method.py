@@ -47,7 +47,7 @@ class EditingMethod(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that has to be stored beside the base model, by name."""
+        """All that has to be stored beside the base model, by name; further edits do not change it."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Tensor]) -> None:

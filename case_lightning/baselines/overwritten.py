@@ -90,7 +90,8 @@ class OverwritingMethod(EditingMethod):
 
     @override
     def state(self) -> dict[str, Tensor]:
-        return {WEIGHT + name: value for name, value in self.weights.edited.items()} | self.progress()
+        weights = {WEIGHT + name: value for name, value in self.weights.edited.items()}
+        return {name: value.clone() for name, value in (weights | self.progress()).items()}
 
     @override
     def load_state(self, state: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from case_lightning.benchmark.plan import UNREAD, Cell, check_bench, plan_cells
 from case_lightning.benchmark.plots import draw_plots
 from case_lightning.benchmark.pool import run_cells
 from case_lightning.benchmark.settings import BenchSettings
-from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
+from case_lightning.benchmark.table import FEW, collect_rows, render_markdown, write_table
 from case_lightning.display import make_console
 from case_lightning.errors import CaseError, ConfigError, RunError
 from case_lightning.writing import write_whole
@@ -69,8 +69,8 @@ def _run(settings: BenchSettings, folder: Path) -> None:
     run_cells(settings, missing, note)
     table = collect_rows(settings, cells)
     if not table.empty:
-        console.print(Markdown(render_markdown(table)))
-        console.print(f"table: {folder / 'results.md'}, {folder / 'results.parquet'}")
+        console.print(Markdown(render_markdown(table, FEW)))
+        console.print(f"all columns: {folder / 'results.md'}, {folder / 'results.parquet'}")
     if failures:
         raise RunError(f"{len(failures)} of {len(missing)} runs failed, the first: {failures[0]}")
 

@@ -13,10 +13,12 @@ from case_lightning.benchmark.build import build_method
 from case_lightning.benchmark.plan import MAIN_FIGURES, Cell, Row, split_stream
 from case_lightning.benchmark.settings import BenchSettings
 from case_lightning.command_line import ignore_library_warnings, quiet_libraries
-from case_lightning.data import Edit, read_edits
+from case_lightning.data import Edit, EditReader
 from case_lightning.data.checks import keep_latest
 from case_lightning.data.files import locate_data
+from case_lightning.data.reading import CheckEdit
 from case_lightning.display import make_console
+from case_lightning.editing.checks import check_records
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.figures import measure_peaks
 from case_lightning.editing.scoring import Scorer
@@ -37,8 +39,9 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
     """
     quiet_libraries()
     ignore_library_warnings()
-    edits = read_stream(settings, cell.data)
+    read_stream(settings, cell.data)  # what is wrong with it is said before a model is loaded
     base = load_base(settings.base.model, settings.base.dtype, device, settings.base.trust_remote_code)
+    edits = read_stream(settings, cell.data, lambda edit: check_records(base, [edit], n_end=1))
     torch.manual_seed(cell.seed)
     method = build_method(cell.method, settings.methods[cell.method], base, cell.seed)
     batch_size = settings.data[cell.data].batch_size
@@ -54,17 +57,22 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
     cell.write(settings.run_dir, rows)
 
 
-def read_stream(settings: BenchSettings, name: str) -> list[Edit]:
+def read_stream(settings: BenchSettings, name: str, check: CheckEdit | None = None) -> list[Edit]:
     """The edits of a data set, as many as are scored or timed at most.
+
+    Args:
+        settings: The comparison.
+        name: The data set's.
+        check: Refuses edits that the base model cannot take; without, none is.
 
     Raises:
         ConfigError: There are not enough of them for the timing.
     """
-    found, timing = dict(vars(settings.data[name])), settings.timing
-    batch_size = found.pop("batch_size")
+    data, timing = settings.data[name], settings.timing
+    batch_size = data.batch_size
     most = max([*settings.n_edits, batch_size + timing.edits if timing.rounds else 0])
-    found |= {"path": locate_data(found["path"]), "limit": min(found["limit"] or most, most)}
-    edits = read_edits(**found)
+    reader = EditReader(data.format, data.columns, data.on_error, check)
+    edits = reader.read(locate_data(data.path), min(data.limit or most, most), data.offset)
     rest = max(len(edits) - batch_size, 0)
     if timing.rounds and rest < timing.edits:
         raise ConfigError(

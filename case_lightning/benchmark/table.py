@@ -25,6 +25,8 @@ HEADS: dict[str, tuple[str, Callable[[float], str]]] = {
     "generate_overhead": ("generation overhead", "{:.2f}".format),
 }
 
+FEW = ("reliability", "generalization", "locality", "mean", "exact_match", "bytes")  # what a narrow screen has room for
+
 
 def collect_rows(settings: BenchSettings, cells: Sequence[Cell]) -> pd.DataFrame:
     """All rows of the cells that are done, and those so far of others that were begun, in order.
@@ -52,7 +54,7 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
     (folder / "results.md").write_text(render_markdown(table), encoding="utf-8")
 
 
-def render_markdown(table: pd.DataFrame) -> str:
+def render_markdown(table: pd.DataFrame, columns: Sequence[str] = tuple(HEADS)) -> str:
     """The mean over seeds as Markdown, one table for each data set and number of edits, the best method first."""
     if table.empty:
         return ""
@@ -61,10 +63,10 @@ def render_markdown(table: pd.DataFrame) -> str:
         means = group.groupby("method")[list(HEADS)].mean(numeric_only=False).sort_values("mean", ascending=False)
         seeds = group.groupby("method")["seed"].nunique()
         spread = group.groupby("method")["mean"].std()
-        head = ["method", *(name for name, _ in HEADS.values()), "seeds"]
+        head = ["method", *(HEADS[key][0] for key in columns), "seeds"]
         lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for method, row in means.iterrows():
-            cells = [_write(row[key], write) for key, (_, write) in HEADS.items()]
+            cells = [_write(row[key], HEADS[key][1]) for key in columns]
             runs = f"{seeds[method]}" + ("" if pd.isna(spread[method]) else f" (± {spread[method]:.3f})")
             lines.append(f"| {' | '.join([str(method), *cells, runs])} |")
         parts.append(f"## {data}, {write_count(count, 'edit')}\n\n" + "\n".join(lines) + "\n")

@@ -33,8 +33,10 @@ class Series:
 
     @property
     def style(self) -> str:
-        """The class of its marks in the style sheet."""
-        return "reference" if self.colour is None else f"series-{self.colour % N_COLOURS}"
+        """The classes of its marks in the style sheet: once all colours are taken they come with other dashes."""
+        if self.colour is None:
+            return "reference"
+        return f"series-{self.colour % N_COLOURS} dash-{(self.colour + self.colour // N_COLOURS) % N_COLOURS}"
 
 
 @dataclass(frozen=True)

@@ -194,10 +194,9 @@ def _make_answer(
         raise HTTPException(400, f"max_tokens: expected at most {limits.max_tokens}, found {max_tokens}")
     context = served.base.context_length
     n_tokens = max_tokens or min(limits.max_tokens, max(context - len(tokens), 1))
-    longest = min(limits.max_prompt_tokens, context - 1)
-    if max_tokens and 0 < len(tokens) <= longest and len(tokens) + max_tokens > context:
-        room = context - len(tokens)
-        raise HTTPException(400, f"max_tokens: expected at most {room} beside this prompt, found {max_tokens}")
+    longest = min(limits.max_prompt_tokens, context - n_tokens)
+    if longest < 1:
+        raise HTTPException(400, f"max_tokens: expected less than the {context} of the context, found {n_tokens}")
     if not 0 < len(tokens) <= longest:
         raise HTTPException(400, f"expected a prompt of at least one and at most {longest} tokens, found {len(tokens)}")
     edited = asked.model == served.edited_name

@@ -84,6 +84,7 @@ class RouterKeys(nn.Module):
             if name in state_dict:
                 state_dict[name] = state_dict[name].to(torch.int32)  # of two bytes in some files
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.tokens = self.tokens.clone()  # by another tensor the router sees that there are other keys
 
 
 def encode_tokens(state: dict[str, Tensor], vocabulary: int) -> dict[str, Tensor]:

@@ -103,6 +103,16 @@ def test_a_loaded_method_edits_on(name: str, base: Base, tiny_folder: Path, tmp_
 
 
 @every_method
+def test_a_state_that_was_kept_is_not_changed_by_further_edits(name: str, base: Base) -> None:
+    method = build(name, base)
+    method.edit(EDITS[:2])
+    kept = method.state()
+    before = {one: value.clone() for one, value in kept.items()}
+    method.edit(EDITS[2:4])
+    assert all(torch.equal(kept[one], value) for one, value in before.items())
+
+
+@every_method
 def test_nothing_saved_is_an_error(name: str, base: Base, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         build(name, base).load(tmp_path)

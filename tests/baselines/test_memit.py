@@ -1,5 +1,6 @@
 """MEMIT's closed form against what it minimises, and what its statistics and lookups say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,12 @@ def test_a_fact_is_looked_up_at_its_subject_or_at_the_end(base: Base, prefix: st
 def test_layers_are_in_order_with_one_above(base: Base, layers: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="layers: expected some of"):
         choose_layers(base, layers)
+
+
+def test_a_model_of_one_layer_has_none_to_write_into(base: Base) -> None:
+    alone = replace(base, architecture=replace(base.architecture, layers=base.architecture.layers[:1]))
+    with pytest.raises(ConfigError, match="layers: the base model has one alone"):
+        choose_layers(alone, None)
 
 
 def test_a_text_that_cannot_be_read_is_named(base: Base, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One run of a comparison: rows as a plain loop over batches would give them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from case_lightning.benchmark.table import collect_rows
 from case_lightning.data import Edit
 from case_lightning.editing.evaluation import evaluate_model
 from case_lightning.editing.scoring import Scorer
-from case_lightning.errors import ConfigError
+from case_lightning.errors import ConfigError, DataError
 from tests.editing.tiny_run import load_tiny, make_edits
 
 
@@ -63,6 +64,23 @@ def _edited(settings: BenchSettings, batches: list) -> FineTuning:
 def test_a_run_that_takes_too_long_is_scored_where_it_is(settings: BenchSettings) -> None:
     rows = score_stream(replace(settings, max_seconds=1e-9), build(settings), make_edits(8), batch_size=4)
     assert [(row["n_edits"], row["complete"]) for row in rows] == [(1, False)]
+
+
+def test_what_is_too_long_for_the_model_is_left_out_or_refused(settings: BenchSettings, tmp_path: Path) -> None:
+    edits = make_edits(4)
+    edits[3] = replace(edits[3], prompt="The capital of " * 60)
+    data = replace(settings.data["capitals"], path=str(tmp_path / "long.jsonl"), on_error="skip")
+    Path(data.path).write_text("".join(edit.to_json() + "\n" for edit in edits))
+    cell = Cell("capitals", "ft", 0)
+    short = replace(settings, data={"capitals": data}, n_edits=[4], run_dir=str(tmp_path / "run"))
+    with pytest.warns(UserWarning, match="context"):
+        run_cell(short, cell, "cpu")
+    rows = cell.read(short.run_dir)
+    assert rows
+    assert [row["n_edits"] for row in rows] == [3]
+    data.on_error = "raise"
+    with pytest.raises(DataError, match="context"):
+        run_cell(short, cell, "cpu")
 
 
 def test_timings_leave_the_first_batch_out(settings: BenchSettings) -> None:

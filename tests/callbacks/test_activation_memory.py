@@ -245,6 +245,19 @@ def test_lower_precision(precision: Any) -> None:
     assert memory.rows["inputs"].shape == (10, D_IN)
 
 
+def test_a_module_of_a_precision_of_its_own() -> None:
+    class Half(TwoLayers):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(self.hidden(inputs.bfloat16()).float().tanh())
+
+    module = Half()
+    module.hidden.bfloat16()
+    memory = ActivationMemory("hidden")
+    trainer = fit(module, [OLD], memory)
+    fit_again(trainer, module, [NEW])
+    assert len(memory) == 10
+
+
 def hooks(module: nn.Module) -> list[Any]:
     return [hook for part in module.modules() for hook in part._forward_pre_hooks.values()]
 
@@ -255,6 +268,17 @@ def test_no_hook_is_left_at_the_end_of_a_fit() -> None:
     assert hooks(module) == []
     module(NEW[0] * 100)  # outside of a fit nothing is noted
     assert kept_inputs(memory).abs().max() < 10
+
+
+@pytest.mark.parametrize(
+    "callback", [ActivationMemory("hidden"), KeyProtection(["hidden"])], ids=lambda one: type(one).__name__
+)
+def test_no_hook_is_left_after_a_fit_with_nothing_to_do(callback: Callback) -> None:
+    module = TwoLayers()
+    trainer = fit(module, [OLD], callback)
+    for _ in range(2):
+        trainer.fit(module, load([NEW]))  # its epochs are over
+        assert hooks(module) == []
 
 
 class Failing(TwoLayers):

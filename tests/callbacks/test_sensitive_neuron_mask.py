@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
+from torch.nn import functional
 
 from case_lightning.callbacks import SensitiveNeuronMask
 from case_lightning.method.sensitivity import keep_most_sensitive
@@ -104,6 +105,30 @@ def test_a_parameter_without_a_gradient_is_tolerated() -> None:
     fit(module, BATCHES, mask)
     assert mask.masks["idle"].all()  # nothing says which of its neurons matter
     assert not moved(torch.ones(4), module.idle).any()
+
+
+def test_a_frozen_parameter_is_tolerated() -> None:
+    for names in (["hidden.bias"], ["hidden.bias", "hidden.weight"]):
+        module = TwoLayers()
+        module.hidden.bias.requires_grad_(False)
+        before = copy_parameters(module)
+        mask = SensitiveNeuronMask(dict.fromkeys(names, 0), rule=lambda found: found > 0)
+        fit(module, BATCHES, mask)
+        assert not mask.masks["hidden.bias"].any()
+        assert not moved(before["hidden.bias"], module.hidden.bias).any()
+        assert moved(before["hidden.weight"], module.hidden.weight).any()
+
+
+class BatchAlone(TwoLayers):
+    def training_step(self, batch: Any) -> Tensor:  # type: ignore[override]  Lightning takes it
+        return functional.mse_loss(self(batch[0]), batch[1])
+
+
+def test_a_training_step_without_an_index_is_measured() -> None:
+    mask, other = SensitiveNeuronMask(NEURONS), SensitiveNeuronMask(NEURONS)
+    fit(BatchAlone(), BATCHES, mask)
+    fit(TwoLayers(), BATCHES, other)
+    assert all(torch.equal(mask.sensitivities[name], other.sensitivities[name]) for name in NEURONS)
 
 
 class WatchGradients(Callback):

@@ -274,6 +274,27 @@ def test_a_cell_may_hold_an_article(tmp_path: Path) -> None:
     assert read_edits(path)[0].target == "t"
 
 
+def test_parquet_with_a_date_that_python_cannot_hold(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    dates = arrow.array([2**62], arrow.timestamp("us"))
+    parquet.write_table(arrow.table({"prompt": ["Who?"], "target": ["you"], "when": dates}), tmp_path / "edits.parquet")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_edits(str(tmp_path / "edits.parquet"))
+
+
+def test_a_list_as_python_writes_it_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "edits.csv"
+    path.write_text("prompt,target,rephrases\nWho?,you,\"['x y', 'z']\"\n")
+    with pytest.raises(DataError, match=r"rephrases: expected a list as JSON text, found text .*x y"):
+        read_edits(str(path))
+
+
+def test_an_empty_list_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "edits.jsonl"
+    path.write_text('{"prompt": "Who?", "target": "you", "locality": [], "locality_prompt": "Where?"}\n')
+    assert [one.prompt for one in read_edits(str(path))[0].locality] == ["Where?"]
+
+
 def test_parquet_with_lists_and_nulls(tmp_path: Path) -> None:
     rows = [OWN | {"rephrases": [REPHRASE], "locality": [OWN_NEIGHBOUR], "src": None}, OWN | {"prompt": "Who?"}]
     write_parquet(tmp_path / "edits.parquet", rows)

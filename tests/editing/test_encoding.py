@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from case_lightning.data import Edit
@@ -247,6 +247,17 @@ def test_an_edit_starts_at_the_last_token_of_its_subject(prompt: str, subject: s
     marked = mark_start(WORDS, encoded, subject)
     assert marked.start == start
     assert torch.equal(marked.tokens, encoded.tokens)
+
+
+def test_an_edit_does_not_start_within_the_last_character_of_its_subject() -> None:
+    """Of a byte-level tokenizer a character may be several tokens."""
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    backend = Tokenizer(models.BPE({letter: index for index, letter in enumerate(sorted(letters))}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    marked = mark_start(tokenizer, encode(tokenizer, "In 北京 is", "x"), "北京")
+    assert marked.start == len("In 北京".encode()) - 1
 
 
 def test_no_variant_asks_a_rival() -> None:

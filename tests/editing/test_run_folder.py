@@ -33,6 +33,29 @@ def test_settings_survive_the_file(tmp_path: Path) -> None:
     folder.create(settings)  # one that was cut off before its first edit
 
 
+def test_a_folder_of_which_nothing_came_is_as_it_was(tmp_path: Path) -> None:
+    found, new, linked = tmp_path / "found", tmp_path / "new", tmp_path / "linked"
+    found.mkdir()
+    linked.symlink_to(found)
+    for path in (found, new, linked):
+        with pytest.raises(ArithmeticError), RunFolder(path).locked():
+            raise ArithmeticError
+    assert list(found.iterdir()) == []
+    assert not new.exists()
+    assert linked.is_symlink()
+
+
+def test_precision_stays_while_devices_may_change(tmp_path: Path) -> None:
+    settings, folder = make_settings("model"), RunFolder(tmp_path / "run")
+    folder.create(settings)
+    Ledger(folder.ledger).enter_stream(STREAM)
+    settings.trainer.devices = 2
+    folder.check_usable(settings)
+    settings.trainer.precision = "bf16-mixed"
+    with pytest.raises(RunError, match=r"trainer\.precision was 32-true, is bf16-mixed"):
+        folder.check_usable(settings)
+
+
 def test_who_reads_settings_is_one_process_wherever_it_runs(tmp_path: Path) -> None:
     settings, folder = make_settings("model"), RunFolder(tmp_path / "run")
     settings.trainer = TrainerSettings("gpu", 4, "ddp", "bf16-mixed", 2, "tensorboard")

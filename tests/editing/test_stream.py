@@ -80,6 +80,21 @@ def test_a_stream_that_was_cut_off_is_planned_as_at_its_beginning() -> None:
     assert ids(Plan(stream, records[5:], rows + made[2], ids=names)) == [["a~2"]]
 
 
+def test_a_stream_whose_data_ends_where_it_was_cut_off_ends_there() -> None:
+    begun = replace(STREAM, n_records=4)
+    assert not ids(Plan(begun, [], []))  # a new one, of data that is all known
+    assert not ids(Plan(replace(begun, finished=True), [], make_rows(EDITS[:4])))
+    assert list(Plan(begun, [], make_rows(EDITS[:4])).batches()) == [([], replace(begun, finished=True))]
+
+
+def test_a_record_that_comes_in_before_others_is_told_from_one_that_is_gone() -> None:
+    settings = make_settings("model")
+    done = replace(STREAM, data=asdict(settings.data), n_records=4, finished=True)
+    for records, said in (([NEWER, *EDITS[:4]], "came in, or were repaired"), (EDITS[1:9], "gone or changed")):
+        with pytest.raises(RunError, match=rf"is not what it was when the run began: .*{said}"):
+            plan_stream(settings, records, [done], make_rows(EDITS[:4]))
+
+
 def test_what_is_said_of_contradictions_stays_until_a_stream_ends(tmp_path: Path) -> None:
     settings = make_settings("model")
     settings.on_contradiction = "reject"

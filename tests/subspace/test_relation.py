@@ -125,6 +125,11 @@ def test_a_query_has_to_ask_the_same(query: list[int], in_scope: bool) -> None:
     assert match(build_router(ASKED), query) == (0 if in_scope else -1)
 
 
+def test_words_that_make_it_certain_do_so_at_any_threshold() -> None:
+    for threshold in (0.5, 0.9):
+        assert match(build_router(ASKED, states=never, threshold=threshold), [IS, PARIS, ASKED[0], *ELSE]) == 0
+
+
 def test_a_key_that_asks_something_else_leaves_it_to_one_that_does() -> None:
     assert match(build_router(ELSE, ASKED), [IS, PARIS, *ALSO_ASKED]) == 1
     assert match(build_router(ASKED, ELSE), [IS, PARIS, *ALSO_ASKED]) == 0

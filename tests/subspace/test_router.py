@@ -232,6 +232,15 @@ def test_as_many_other_keys_are_seen() -> None:
     assert match(router, MAYOR_OF_LONDON[0]) == 0
 
 
+def test_keys_that_are_loaded_in_the_place_of_others_are_seen() -> None:
+    router, other = build_router(GAMES_2012), build_router((GAMES_2012[0][::-1], GAMES_2012[1][::-1]))
+    assert match(router, GAMES_2012[0]) == 0
+    other.keys.tokens += 1
+    router.keys.load_state_dict(other.keys.state_dict())
+    assert match(router, other.keys.tokens.tolist()) == 0
+    assert match(router, GAMES_2012[0]) == match(other, GAMES_2012[0]) == -1
+
+
 def test_of_equal_edits_the_latest_answers() -> None:
     router = build_router(GAMES_2012, MAYOR_OF_LONDON, GAMES_2012)
     assert match(router, GAMES_2012[0]) == 2
