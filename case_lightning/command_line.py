@@ -118,8 +118,9 @@ def run_verb(verb: Callable[[], Any]) -> int:
 
 
 def _takes_output() -> bool:
-    """Whether standard output takes what is still to be written."""
+    """Whether standard output takes another line."""
     try:
+        sys.stdout.write("\n")
         sys.stdout.flush()
     except OSError:
         return False

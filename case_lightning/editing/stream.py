@@ -44,7 +44,9 @@ class Plan:
         there is where a stream was cut off and its data ends there now.
         """
         if not self.records:
-            if self._own and not self.stream.finished:  # it was cut off, and its data ends there now
+            if (
+                self.stream.n_records and self._own and not self.stream.finished
+            ):  # it was cut off, and its data ends there now
                 yield [], replace(self.stream, finished=True)
             return
         new = self._find_new()

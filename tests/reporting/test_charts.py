@@ -92,7 +92,7 @@ def test_every_style_that_is_drawn_is_in_the_style_sheet() -> None:
     drawn = {Series("", [], colour).style for colour in (*range(2 * N_COLOURS), None)}
     drawn |= {f"shade-{shade}" for shade in range(N_SHADES)}
     drawn |= {f"kind-{kind}" for kind in ("shared", "opened", "forced", "retired", "unknown")}
-    assert not [one for style in drawn for one in style.split() if f".{one} " not in sheet]
+    assert not [one for style in drawn for one in style.split() if f".{one}" not in sheet]
     used = set(re.findall(r"var\((--[\w-]+)\)", sheet))
     assert used == set(re.findall(r"(--[\w-]+):", sheet))
 
