@@ -132,7 +132,7 @@ class TrainingSettings:
     """
 
     steps: int = 20
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.25e-3
     weight_decay: float = 0.0
     n_rehearsed: int = 10
     protection: float = 0.0
