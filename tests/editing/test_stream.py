@@ -280,3 +280,14 @@ def test_edits_of_one_subject_are_told_apart_whenever_they_came(tiny_model: Path
     assert state_of(resumed) == state_of(
         write(open_session(tiny_model, tmp_path / "never", **sections), kept, finish=False)
     )
+
+
+def test_wordings_that_stay_are_not_run_again(tiny_model: Path, tmp_path: Path) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run", training={"n_variants": 4}), EDITS[:4], finish=False)
+    past, edits = session.editor.past, session.editor.edits
+    assert all(map(operator.is_, session.editor.prepare.renew(past, edits, edits), past))
+    rival = replace(EDITS[1], id="founder", prompt=f"The founder of {EDITS[1].subject} is", target="minister")
+    renewed = session.editor.prepare.renew(past, edits, [*edits, rival])
+    assert [one is old for one, old in zip(renewed, past, strict=True)] == [True, False, True, True]
+    assert renewed[1].text is past[1].text
+    assert renewed[1].subspace == past[1].subspace == 0
