@@ -95,8 +95,6 @@ def _parse_line(content: str) -> object:
 
 def locate_data(path: str) -> str:
     """Where data is; `sample` is the sample that the package carries."""
-    return (
-        str(files("case_lightning.data") / "samples" / "updates.jsonl")
-        if path == "sample"
-        else os.path.expanduser(path)
-    )
+    if path == "sample":
+        return str(files("case_lightning.data") / "samples" / "updates.jsonl")
+    return os.path.expanduser(path)

@@ -100,7 +100,7 @@ class RunFolder:
         Raises:
             RunError: Another process has it, or the folder cannot be written.
         """
-        lock, found = FileLock(self.path / LOCK), os.path.lexists(self.path)
+        lock, was_there = FileLock(self.path / LOCK), os.path.lexists(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
@@ -116,7 +116,7 @@ class RunFolder:
             with suppress(OSError):
                 if [path.name for path in self.path.iterdir()] == [LOCK]:  # nothing came of it
                     (self.path / LOCK).unlink()
-                    if not found:
+                    if not was_there:
                         self.path.rmdir()
             lock.release()
 

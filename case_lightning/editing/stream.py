@@ -44,9 +44,8 @@ class Plan:
         there is where a stream was cut off and its data ends there now.
         """
         if not self.records:
-            if (
-                self.stream.n_records and self._own and not self.stream.finished
-            ):  # it was cut off, and its data ends there now
+            was_cut_off = self.stream.n_records and self._own and not self.stream.finished
+            if was_cut_off:
                 yield [], replace(self.stream, finished=True)
             return
         new = self._find_new()
@@ -143,7 +142,7 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
     goes_on = bool(before) and is_unchanged(records, before, rows)
     if last.data == wanted and not goes_on:
         where = f"data.path: {last.data['path']} is not what it was when the run began"
-        if find_made(before, rows) <= {content_of(record) for record in records}:
+        if _find_made(before, rows) <= {content_of(record) for record in records}:
             raise RunError(
                 f"{where}: records came in, or were repaired, before the last one that was made; put them at the end, "
                 f"or in a file of their own"
@@ -165,10 +164,10 @@ def is_unchanged(records: Sequence[Edit], streams: Sequence[Stream], rows: Seque
     """Whether data still begins with what streams, at least one, made of it one after another."""
     n_records = streams[-1].n_records
     found = {content_of(record) for record in records[:n_records]}
-    return len(records) >= n_records and find_made(streams, rows) <= found
+    return len(records) >= n_records and _find_made(streams, rows) <= found
 
 
-def find_made(streams: Sequence[Stream], rows: Sequence[Row]) -> set[Edit]:
+def _find_made(streams: Sequence[Stream], rows: Sequence[Row]) -> set[Edit]:
     """What streams brought, without names."""
     numbers = {stream.number for stream in streams}
     return {content_of(Edit.from_json(row["record"])) for row in rows if row["stream"] in numbers}

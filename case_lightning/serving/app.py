@@ -75,9 +75,8 @@ def _add_errors(app: FastAPI) -> None:
     async def refuse_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()
         if found[0]["type"] == "json_invalid":
-            return _refuse(
-                400, f"the body: broken JSON at character {found[0]['loc'][-1]} ({found[0]['ctx']['error']})"
-            )
+            place, reason = found[0]["loc"][-1], found[0]["ctx"]["error"]
+            return _refuse(400, f"the body: broken JSON at character {place} ({reason})")
         if found[0]["loc"] == ("body",):
             return _refuse(400, "the body: expected a JSON object, sent as Content-Type: application/json")
         # a field that may be of several kinds has a mistake for each: of the kind that it is there is more to say

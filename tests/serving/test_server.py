@@ -1,7 +1,9 @@
 """The real server, asked with the official client: answers, edits that go in meanwhile, and its end."""
 
+import json
 import re
 import shutil
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +119,22 @@ def test_mistakes_are_refused(client: openai.OpenAI, asked: dict[str, object], s
         client.completions.create(**{"model": EDITED, "prompt": UNRELATED} | asked)  # type: ignore[call-overload]
     assert caught.value.status_code == status
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("application/json", b"{", "the body: broken JSON at character 1"),
+        ("application/json", b"[]", "the body: expected a JSON object, sent as Content-Type: application/json"),
+        ("text/plain", b"{}", "the body: expected a JSON object, sent as Content-Type: application/json"),
+    ],
+)
+def test_a_body_that_is_no_object_is_told_so(server: RunningServer, kind: str, body: bytes, said: str) -> None:
+    request = urllib.request.Request(f"{server.address}/v1/completions", body, {"Content-Type": kind})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=120)  # noqa: S310
+    assert caught.value.code == 400
+    assert json.loads(caught.value.read())["error"]["message"].startswith(said)
 
 
 NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}}
