@@ -39,7 +39,6 @@ def run_cell(settings: BenchSettings, cell: Cell, device: str) -> None:
     """
     quiet_libraries()
     ignore_library_warnings()
-    read_stream(settings, cell.data)  # what is wrong with it is said before a model is loaded
     base = load_base(settings.base.model, settings.base.dtype, device, settings.base.trust_remote_code)
     edits = read_stream(settings, cell.data, lambda edit: check_records(base, [edit], n_end=1))
     torch.manual_seed(cell.seed)

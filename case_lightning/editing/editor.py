@@ -320,9 +320,10 @@ class Editor:
         prepared = self.prepare(edits, varied, self.edits)
         varied_before = (place for place, past in enumerate(self.past) if past.variants)
         places = [place for place in varied_before if find_rivals(self.edits[place], edits)]
-        mine, past = [self.edits[place] for place in places], [self.past[place] for place in places]
-        for place, renewed in zip(places, self.prepare.renew(past, mine, [*self.edits, *edits]), strict=True):
-            self.past[place] = renewed
+        if places:
+            mine, past = [self.edits[place] for place in places], [self.past[place] for place in places]
+            for place, renewed in zip(places, self.prepare.renew(past, mine, [*self.edits, *edits]), strict=True):
+                self.past[place] = renewed
         return prepared
 
     def _fit(self, data: IterableDataset[EditBatch], trainer: Trainer) -> None:
