@@ -1,18 +1,21 @@
 """A whole comparison: run what is missing, then write the table and the plots of all that is there."""
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 from rich.markdown import Markdown
 
+from case_lightning.benchmark.build import fill_settings
 from case_lightning.benchmark.cell import read_stream
 from case_lightning.benchmark.plan import UNREAD, Cell, check_bench, plan_cells
 from case_lightning.benchmark.plots import draw_plots
 from case_lightning.benchmark.pool import run_cells
-from case_lightning.benchmark.settings import BenchSettings
+from case_lightning.benchmark.settings import BenchSettings, TimingSettings
 from case_lightning.benchmark.table import FEW, collect_rows, render_markdown, write_table
 from case_lightning.display import make_console
 from case_lightning.errors import CaseError, ConfigError, RunError
@@ -47,8 +50,8 @@ def run_bench(settings: BenchSettings) -> None:
 
 def _run(settings: BenchSettings, folder: Path) -> None:
     console = make_console()
-    _note_settings(settings, folder / "config.yaml")
-    cells = plan_cells(settings)
+    timing = _note_settings(settings, folder / "config.yaml")
+    cells, shown = plan_cells(settings), plan_cells(replace(settings, timing=timing))
     missing = [cell for cell in cells if cell.read(folder) is None]
     console.print(f"{len(cells) - len(missing)} of {len(cells)} runs are there already")
 
@@ -60,14 +63,11 @@ def _run(settings: BenchSettings, folder: Path) -> None:
             failures.append(f"{cell.method} on {cell.data}: {kind}{error}")
             console.print(f"failed: {failures[-1]}", markup=False)
             return
-        table = collect_rows(settings, cells)
-        if not table.empty:
-            write_table(table, folder)
-            draw_plots(table, folder)
+        _renew(settings, shown, folder)
         console.print(f"done: {cell.locate(folder)}")
 
     run_cells(settings, missing, note)
-    table = collect_rows(settings, cells)
+    table = _renew(settings, shown, folder)
     if not table.empty:
         console.print(Markdown(render_markdown(table, FEW)))
         console.print(f"all columns: {folder / 'results.md'}, {folder / 'results.parquet'}")
@@ -75,13 +75,26 @@ def _run(settings: BenchSettings, folder: Path) -> None:
         raise RunError(f"{len(failures)} of {len(missing)} runs failed, the first: {failures[0]}")
 
 
-def _note_settings(settings: BenchSettings, path: Path) -> None:
-    """Write the settings down, unless what is there was made with others.
+def _renew(settings: BenchSettings, cells: Sequence[Cell], folder: Path) -> pd.DataFrame:
+    """Write table and plots of what there is of some cells, and return the table."""
+    table = collect_rows(settings, cells)
+    if not table.empty:
+        write_table(table, folder)
+        draw_plots(table, folder)
+    return table
+
+
+def _note_settings(settings: BenchSettings, path: Path) -> TimingSettings:
+    """Write the settings down, unless what is there was made with others; of a method all, for defaults may change.
+
+    Returns:
+        How the timings that the folder holds were made, or will be.
 
     Raises:
-        ConfigError: It was: a method, a data set or what all runs share is not what it was.
+        ConfigError: They are others: a method, a data set or what all runs share is not what it was.
     """
-    now = asdict(settings)
+    methods = {name: fill_settings(name, found) for name, found in settings.methods.items()}
+    now: dict[str, Any] = yaml.safe_load(yaml.safe_dump(asdict(replace(settings, methods=methods))))
     try:
         before = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
     except yaml.YAMLError as error:
@@ -93,17 +106,29 @@ def _note_settings(settings: BenchSettings, path: Path) -> None:
     if not now["timing"]["rounds"]:
         now["timing"] = before.get("timing", now["timing"])
     write_whole(path, yaml.safe_dump(now, sort_keys=False))
+    return TimingSettings(**now["timing"])
 
 
 def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What is not as it was: key, value before, value now."""
     before, now = _take_read(before), _take_read(now)
     pairs = [(key, before[key], now[key]) for key in before if key in now and key not in GROWING]
-    for key in NAMED:
-        old, new = before.get(key, {}), now[key]
-        pairs += [(f"{key}.{name}", old[name], new[name]) for name in old if name in new]
+    old, new = before.get("data", {}), now["data"]
+    pairs += [(f"data.{name}", old[name], new[name]) for name in old if name in new]
+    pairs += _pair("methods", before.get("methods", {}), now["methods"])
     if before.get("timing", {}).get("rounds") and now["timing"]["rounds"]:
         pairs.append(("timing.edits", before["timing"]["edits"], now["timing"]["edits"]))
     return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _pair(key: str, old: object, new: object) -> Iterator[tuple[str, Any, Any]]:
+    """What both have, setting by setting: a folder of an earlier package has fewer of them."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        yield key, old, new
+        return
+    for name in old:
+        if name in new:
+            yield from _pair(f"{key}.{name}", old[name], new[name])
 
 
 def _take_read(config: dict[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,16 @@ def build_method(name: str, found: Mapping[str, Any], base: Base, seed: int) -> 
     return method
 
 
+def fill_settings(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a method, with the defaults of those that were not given, and which method it is.
+
+    Raises:
+        ConfigError: As of `build_method`.
+    """
+    filled = dataclasses.asdict(_build_settings(name, found))
+    return {"method": _find_kind(name, found), **filled}
+
+
 def _find_kind(name: str, found: Mapping[str, Any]) -> str:
     kind = str(found.get("method", name))
     if kind not in METHODS:
@@ -85,7 +95,7 @@ def _check_numbers(settings: object, place: str = "") -> None:
                 raise ConfigError(f"{place}{name}: expected {expected}, found {number}")
 
 
-def _build_settings(name: str, found: Mapping[str, Any]) -> object:
+def _build_settings(name: str, found: Mapping[str, Any]) -> Any:  # noqa: ANN401  each method has its own
     kind = inspect.signature(METHODS[_find_kind(name, found)]).parameters["settings"].annotation
     settings = next(one for one in (kind, *getattr(kind, "__args__", ())) if dataclasses.is_dataclass(one))
     given = {key: value for key, value in found.items() if key != "method"}

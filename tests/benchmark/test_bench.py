@@ -17,6 +17,7 @@ from case_lightning.benchmark.bench import run_bench
 from case_lightning.benchmark.plan import Cell
 from case_lightning.command_line import run_verb
 from case_lightning.errors import ConfigError, RunError
+from tests.benchmark.rows import make_row
 
 
 def write_config(settings: BenchSettings, path: Path) -> Path:
@@ -74,7 +75,7 @@ def test_only_what_is_missing_is_run(settings: BenchSettings, run_here: list[str
 def test_other_settings_do_not_mix_with_what_is_there(settings: BenchSettings, run_here: list[str]) -> None:
     run_bench(settings)
     settings.methods["ft"] = {"steps": 4}
-    with pytest.raises(ConfigError, match=r"methods.ft: .* made with {'steps': 3}, now it is {'steps': 4}; give"):
+    with pytest.raises(ConfigError, match=r"methods\.ft\.steps: .* made with 3, now it is 4; give another"):
         run_bench(settings)
     settings.methods["ft"] = {"steps": 3}
     settings.n_edits = [2]
@@ -82,12 +83,58 @@ def test_other_settings_do_not_mix_with_what_is_there(settings: BenchSettings, r
         run_bench(settings)
 
 
+def test_a_default_that_changed_does_not_mix_with_what_is_there(settings: BenchSettings, run_here: list[str]) -> None:
+    run_bench(settings)
+    path = Path(settings.run_dir) / "config.yaml"
+    noted = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rate = noted["methods"]["ft"]["learning_rate"]
+    noted["methods"]["ft"]["learning_rate"] = 2 * rate  # as if that had been the default then
+    path.write_text(yaml.safe_dump(noted), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"methods\.ft\.learning_rate: .* with {2 * rate}, now it is {rate}; give"):
+        run_bench(settings)
+
+
+def test_a_folder_that_notes_given_settings_alone_goes_on(settings: BenchSettings, run_here: list[str]) -> None:
+    run_bench(settings)
+    path = Path(settings.run_dir) / "config.yaml"
+    noted = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(noted | {"methods": settings.methods}), encoding="utf-8")
+    run_bench(settings)
+    assert run_here == ["ft", "last"]
+
+
+def test_tables_have_what_a_killed_cell_had_scored(settings: BenchSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_cells(settings, cells, note):
+        for cell in cells:
+            cell.write(settings.run_dir, [make_row(cell.method, 1, 0.5)], ended=False)
+            note(cell, RuntimeError("killed"))
+
+    monkeypatch.setattr(whole, "run_cells", run_cells)
+    with pytest.raises(RunError, match="2 of 2 runs failed"):
+        run_bench(settings)
+    assert pd.read_parquet(f"{settings.run_dir}/results.parquet").method.tolist() == ["ft", "last"]
+
+
+def test_tables_keep_timings_that_this_command_does_not_repeat(settings: BenchSettings, run_here: list[str]) -> None:
+    settings.timing.rounds, settings.timing.edits = 1, 2
+    for method in settings.methods:
+        Cell("capitals", method, 0).write(settings.run_dir, [make_row(method, 1, 0.5)])
+        Cell("capitals", method, 0, 0).write(
+            settings.run_dir, [{"data": "capitals", "method": method, "edit_seconds": 0.25}]
+        )
+    run_bench(settings)
+    settings.timing.rounds = 0
+    run_bench(settings)
+    assert pd.read_parquet(f"{settings.run_dir}/results.parquet").timed_seconds.tolist() == [0.25, 0.25]
+    assert not run_here
+
+
 def test_a_method_left_out_for_a_while_keeps_its_settings(settings: BenchSettings, run_here: list[str]) -> None:
     run_bench(settings)
     left_out = settings.methods.pop("ft")
     run_bench(settings)
     settings.methods["ft"] = {"steps": 40}
-    with pytest.raises(ConfigError, match=r"methods\.ft: "):
+    with pytest.raises(ConfigError, match=r"methods\.ft\.steps: "):
         run_bench(settings)
     settings.methods["ft"] = left_out
     run_bench(settings)

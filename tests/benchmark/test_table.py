@@ -1,7 +1,6 @@
 """The table and the plots of rows made by hand."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,13 +10,7 @@ from case_lightning.benchmark.plan import Cell, plan_cells
 from case_lightning.benchmark.plots import choose_scale, draw_dots, draw_plots, draw_trade_off
 from case_lightning.benchmark.settings import TimingSettings
 from case_lightning.benchmark.table import collect_rows, render_markdown, write_table
-
-
-def make_row(method: str, count: int, reliability: float, seed: int = 0) -> dict[str, Any]:
-    figures = {"reliability": reliability, "generalization": 0.5, "locality": 1.0, "exact_match": 0.4}
-    costs = {"optimizer_steps": 2.0, "bytes": 1500, "peak_rss_bytes": 2e9, "generate_overhead": 1.01}
-    names = {"data": "capitals", "method": method, "seed": seed, "n_edits": count, "complete": True}
-    return names | figures | costs | {"generated_exact_match": None, "perplexity_median": 1.5, "edit_seconds": 9.0}
+from tests.benchmark.rows import make_row
 
 
 @pytest.fixture
