@@ -15,7 +15,7 @@ from case_lightning.errors import DataError
 
 
 class MissingDataError(DataError, FileNotFoundError):
-    """There is no file at the path given."""
+    """There is no file at the path given, or no data set that can be loaded."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -26,6 +26,10 @@ def read_bytes(path: Path) -> bytes:
         DataError: If it is a directory or cannot be read.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(
+                f"{path}: expected a file that can be read again, found a pipe or device; save it as a file"
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise MissingDataError(f"{path}: no such file; give an existing one as data.path, or hf://owner/name") from None

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from case_lightning.data.files import MissingDataError
 from case_lightning.data.records import Record
 from case_lightning.errors import DataError
 
@@ -33,7 +34,7 @@ def _load(address: str, name: str, split: str | None) -> Any:  # noqa: ANN401
     except Exception as error:  # network, hub, script and format errors share no base class
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         remedy = "check the name, the split and the network, or give a local file as data.path"
-        raise DataError(f"{address}: cannot be loaded ({reason}); {remedy}") from error
+        raise MissingDataError(f"{address}: cannot be loaded ({reason}); {remedy}") from error
     return loaded if split else _pick_split(loaded, address)
 
 

@@ -1,5 +1,6 @@
 """The editor: a base model, its adapter, and one fit for every batch of edits."""
 
+import signal
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -333,7 +334,7 @@ class Editor:
         except SystemExit as ended:
             if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning makes the one of the other
                 raise KeyboardInterrupt from ended
-            raise
+            raise SystemExit(ended.code or 128 + signal.SIGTERM) from ended
         self.tuner.case_layer._move_adapter_to_device_of_base_layer("default")  # a fit ends with its module on the CPU
 
     def _commit(self, edits: Sequence[Edit]) -> None:

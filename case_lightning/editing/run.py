@@ -13,7 +13,7 @@ from rich.console import Console
 from case_lightning.base import Base
 from case_lightning.command_line import quiet_libraries
 from case_lightning.config import RunSettings
-from case_lightning.data import Edit, EditDataModule, read_edits
+from case_lightning.data import Edit, EditDataModule, MissingDataError, read_edits
 from case_lightning.data.files import locate_data
 from case_lightning.display import LiveDisplay, make_console, show_examples, show_metrics
 from case_lightning.editing.answering import RoutedModel
@@ -27,7 +27,6 @@ from case_lightning.editing.scoring import Scorer
 from case_lightning.editing.session import Session
 from case_lightning.editing.store import Store
 from case_lightning.editing.stream import Plan, is_unchanged, plan_stream
-from case_lightning.errors import CaseError
 from case_lightning.reporting import write_report
 from case_lightning.reporting.wording import write_count
 
@@ -62,15 +61,16 @@ def fit_run(settings: RunSettings) -> RunFolder:
 
 
 def has_changed(folder: RunFolder, settings: RunSettings, data: EditDataModule) -> bool:
-    """Whether the data is another by now than the run was made with; not where it can't be read any more."""
+    """Whether the data is another by now than the run was made with; not where it is gone."""
     try:
-        ledger = Ledger(folder.ledger)
-        mine = [one for one in ledger.streams() if one.data == asdict(settings.data)]
-        if not mine or not mine[-1].finished or len(data.records) > mine[-1].n_records:
-            return True
-        return not is_unchanged(data.records, mine, ledger.rows())
-    except CaseError:
+        records = data.records
+    except MissingDataError:
         return False
+    ledger = Ledger(folder.ledger)
+    mine = [one for one in ledger.streams() if one.data == asdict(settings.data)]
+    if not mine or not mine[-1].finished or len(records) > mine[-1].n_records:
+        return True
+    return not is_unchanged(records, mine, ledger.rows())
 
 
 def is_first_process() -> bool:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from case_lightning.editing.editor import Editor
@@ -39,8 +40,14 @@ class Store:
         self.folder, self.ledger = folder, ledger
 
     def recover(self) -> None:
-        """Bring the folder to what the ledger says, after a run that was cut off."""
+        """Bring the folder to what the ledger says, after a run that was cut off.
+
+        Raises:
+            RunError: The ledger is of another run, or an older one of this; nothing is changed.
+        """
         listed = self.ledger.snapshots()
+        if listed:
+            self._check_ledger(listed)
         kept = {snapshot.name for snapshot in listed}
         with self.folder.guarded():
             for path in self.folder.snapshots.iterdir() if self.folder.snapshots.is_dir() else ():
@@ -94,6 +101,19 @@ class Store:
     def path(self, snapshot: Snapshot) -> Path:
         """Its folder."""
         return self.folder.snapshots / snapshot.name
+
+    def _check_ledger(self, listed: Sequence[Snapshot]) -> None:
+        """Refuse a ledger whose last state is gone, or of whose states the adapter is none but one beside them."""
+        if not self.path(listed[-1]).is_dir():
+            raise RunError(f"{self.path(listed[-1])} is missing; restore it, or the ledger that goes with the states")
+        found = digest_of(self.folder.adapter)
+        if found is None or found in {one.digest for one in listed}:
+            return
+        others = {path.name for path in self.folder.snapshots.iterdir()} - {one.name for one in listed}
+        if any(STATE_NAME.fullmatch(name) and name.split("-")[1] == found[:8] for name in others):
+            raise RunError(
+                f"{self.folder.adapter} is a state that the ledger does not name; restore the run's last ledger"
+            )
 
     def _thin(self, n_batches: int) -> None:
         spare = [one.name for one in self.ledger.snapshots() if not is_kept(one.n_batches, n_batches)]

@@ -5,6 +5,7 @@ the end since it was finished, or other data is given, that is a new stream. Wha
 edits that hold, and undone ones. A fact that was superseded and is brought again by other data is made again.
 """
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -13,6 +14,8 @@ from typing import Any
 from case_lightning.config import RunSettings
 from case_lightning.data import Edit
 from case_lightning.data.checks import normalize_question
+from case_lightning.data.files import locate_data
+from case_lightning.data.hub import HUB_PREFIX
 from case_lightning.editing.ledger import Stream, holds
 from case_lightning.errors import RunError
 
@@ -29,6 +32,7 @@ class Plan:
         rows: The ledger's edits.
         streams: Numbers of streams that read the same file otherwise, so that its records come once more.
         ids: Ids of all records of its data.
+        begun: Whether the ledger holds the stream, unfinished.
     """
 
     stream: Stream
@@ -36,6 +40,7 @@ class Plan:
     rows: list[Row]
     streams: frozenset[int] = frozenset()
     ids: frozenset[str] = frozenset()
+    begun: bool = False
 
     def batches(self) -> Iterator[tuple[list[Edit], Stream]]:
         """Each batch that is left, with the stream as it stands once that is made.
@@ -44,8 +49,7 @@ class Plan:
         there is where a stream was cut off and its data ends there now.
         """
         if not self.records:
-            was_cut_off = self.stream.n_records and self._own and not self.stream.finished
-            if was_cut_off:
+            if self.begun:
                 yield [], replace(self.stream, finished=True)
             return
         new = self._find_new()
@@ -92,9 +96,9 @@ class Plan:
         return new
 
     def _name(self, records: Sequence[Edit]) -> list[Edit]:
-        """Records whose id an edit of another stream has get the first number behind it that makes it their own."""
-        others = {row["id"] for row in self._others}
-        taken = {row["id"] for row in self.rows} | self.ids | {record.id for record in self.records}
+        """Records whose id an edit of the ledger has get the first number behind it that makes it their own."""
+        others = {row["id"] for row in self.rows}
+        taken = others | self.ids | {record.id for record in self.records}
         named = []
         for record in records:
             numbered = (f"{record.id}~{number}" for number in count(self.stream.number))
@@ -154,17 +158,28 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
     if goes_on:
         fresh = replace(fresh, n_records=before[-1].n_records)
     stream = fresh if last.finished else last
-    same_file = [one for one in streams if one.data["path"] == wanted["path"]]
+    same_file = [one for one in streams if _resolve(one.data["path"]) == _resolve(wanted["path"])]
     repeated = {one.number for one in same_file if one.data != wanted or not goes_on}
     ids = frozenset(record.id for record in records)
-    return Plan(stream, list(records[stream.n_records :]), list(rows), frozenset(repeated), ids)
+    return Plan(
+        stream, list(records[stream.n_records :]), list(rows), frozenset(repeated), ids, begun=not last.finished
+    )
 
 
 def is_unchanged(records: Sequence[Edit], streams: Sequence[Stream], rows: Sequence[Row]) -> bool:
-    """Whether data still begins with what streams, at least one, made of it one after another."""
+    """Whether data still begins with what streams, at least one, did of it one after another.
+
+    What they made has to be there, and nothing but what the ledger holds: of another stream what they passed over.
+    """
     n_records = streams[-1].n_records
     found = {content_of(record) for record in records[:n_records]}
-    return len(records) >= n_records and _find_made(streams, rows) <= found
+    known = {content_of(Edit.from_json(row["record"])) for row in rows}
+    return len(records) >= n_records and _find_made(streams, rows) <= found <= known
+
+
+def _resolve(path: str) -> str:
+    """The same for every spelling of a file's path."""
+    return path if path.startswith(HUB_PREFIX) else os.path.realpath(locate_data(path))
 
 
 def _find_made(streams: Sequence[Stream], rows: Sequence[Row]) -> set[Edit]:

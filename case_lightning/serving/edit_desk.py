@@ -110,7 +110,7 @@ class EditDesk:
 
     def close(self) -> None:
         """End the process; a change under way is not made."""
-        self._process.terminate()  # a change that is cut off has not been made
+        self._process.kill()  # a change that is cut off has not been made; a fit would put off a mere request to end
         self._process.join()
         self._caller.shutdown(cancel_futures=True)
 

@@ -27,7 +27,7 @@ from case_lightning.editing.ledger import Stream
 from case_lightning.editing.loading import open_base
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
-from case_lightning.errors import CaseError, DataError
+from case_lightning.errors import CaseError, DataError, RunError
 from case_lightning.processes import end_with_parent
 from case_lightning.serving.refusals import EditError, word_for_client
 
@@ -147,7 +147,9 @@ def work(connection: Connection, path: str) -> None:
         with folder.locked():
             base = open_base(settings.base)
             seed_everything(settings.seed, verbose=False)
-            editor = EditorProcess(Session(settings, folder, base))
+            session = Session(settings, folder, base)
+            _check_finished(session)
+            editor = EditorProcess(session)
             connection.send(editor.describe([]))
             while True:
                 name, arguments = connection.recv()
@@ -163,11 +165,26 @@ def work(connection: Connection, path: str) -> None:
         return
 
 
+def _check_finished(session: Session) -> None:
+    """Refuse a run whose `fit` was cut off: with edits of others behind it, nothing would remind of the rest.
+
+    Raises:
+        RunError: It was.
+    """
+    streams, path = session.ledger.streams(), session.folder.path
+    if streams and not streams[-1].finished:
+        raise RunError(
+            f"run_dir: {path} holds an unfinished run of {streams[-1].data['path']}; run that command again to finish "
+            f"it, let it end where it is (python -m case_lightning.history {path} close), or serve with --edits false"
+        )
+
+
 def _answer(editor: EditorProcess, name: str, arguments: tuple[Any, ...]) -> Change | Exception:
+    before = editor.session.ledger.snapshots()[-1:]
     try:
         change: Change = getattr(editor, name)(*arguments)
     except CaseError as error:
-        return word_for_client(error)
+        return word_for_client(error, made=editor.session.ledger.snapshots()[-1:] != before)
     except Exception as error:  # the run is as it was before: a change is made whole or not at all
         traceback.print_exc()
         return EditError(f"the edit failed: {type(error).__name__}: {error}")

@@ -35,13 +35,18 @@ class LimitError(CaseError):
         self.seconds = seconds
 
 
-def word_for_client(error: CaseError) -> CaseError:
+def word_for_client(error: CaseError, made: bool = False) -> CaseError:
     """The error of a command on a run, with what a client can do about it in place of options of `fit` and `history`.
 
     Args:
         error: Its message is what happened, a semicolon and what the user of a command can do.
+        made: Whether the change stands all the same, as where a disk is full by the time it is copied into place.
     """
     what, semicolon, _ = str(error).partition("; ")
+    if made:
+        return RunError(
+            f"the change is made, but {what.removeprefix('run_dir: ')}; whoever runs the server has to see to it"
+        )
     remedy = next((remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind)), None)
     return type(error)(f"{what.removeprefix('run_dir: ')}; {remedy}" if semicolon and remedy else str(error))
 

@@ -19,6 +19,7 @@ from case_lightning.subspace.config import CaseConfig
 from case_lightning.subspace.held import HELD, NO_TOKEN, Generation, Held, Routes, drop_padding, read_text
 from case_lightning.subspace.keys import RouterKeys, encode_tokens
 from case_lightning.subspace.layer import CaseLayer
+from case_lightning.subspace.numbers import Numbers
 from case_lightning.subspace.phrasebook import read_phrasebook
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.router import Router, TokenSpace
@@ -86,24 +87,25 @@ class CaseModel(BaseTuner):
             like: A router for other keys of the same run, which lends what it has computed.
         """
         thresholds = (config.subject_threshold, config.relation_threshold)
-        spelling = topics = None
+        spelling = topics = numbers = None
         if self._tokenizer is not None:
-            spelling = Spelling(self._tokenizer, keys)
+            spelling, numbers = Spelling(self._tokenizer, keys), Numbers(self._tokenizer)
             lent = like.topics if like else None
             topics = Topics(self._tokenizer, keys, read_phrasebook(), lent) if config.phrasebook else None
         if like is not None:
-            return Router(like.space, keys, *thresholds, like.relations, spelling, topics, config.from_subject)
+            return Router(like.space, keys, *thresholds, like.relations, spelling, topics, numbers, config.from_subject)
         space = TokenSpace(self.model.get_input_embeddings().weight.detach(), keys.calibration)
         relations = None
         if config.relation_layer is not None:
             states = Prefix(self.model, find_architecture(self.model), config.relation_layer)
             relations = RelationSpace(states, keys.calibration, config.boundary_tokens)
-        return Router(space, keys, *thresholds, relations, spelling, topics, config.from_subject)
+        return Router(space, keys, *thresholds, relations, spelling, topics, numbers, config.from_subject)
 
     def read_with(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the router read prompts with their tokenizer: misspelt names, and common questions (see `phrasebook`).
+        """Let the router read prompts with their tokenizer: misspelt names, numbers, common questions (see `phrasebook`).
 
-        An adapter needs no tokenizer; without one, a misspelt name is another name, and no question is known.
+        An adapter needs no tokenizer; without one, a misspelt name is another name, numbers are tokens like others, and
+        no question is known.
         """
         if tokenizer is not self._given:
             # a tokenizer's settings change with every call, and another thread may be encoding

@@ -8,14 +8,14 @@ query Q is
     found(k, Q) = max_{q∈Q} cos(k, q)₊ .
 
 In scope: the mean of `found` over the subject's tokens reaches the subject threshold, no single one of them falls below
-`WEAKEST` (another year or another first name is another subject), all within one stretch of the query (a long text has
-every word somewhere), and it asks the same of the subject. How much of that the words tell is the mean of `found` over
-the rest of the prompt, weighted by `w_k = ‖k‖²` and sought in what the query says beside the subject. The squared
-whitened length is large for rare tokens and small for common ones, so it weighs content above function words as an
-inverse document frequency does. Where a list of common questions has both prompts, it alone tells (see `phrasebook`).
-Else half of the words make it certain. With fewer the cosine of what both ask by the model's lower layers (see
-`relation`), with half of the words' share on top, has to reach the relation threshold; where the adapter has no
-relation layer, the words' share alone.
+`WEAKEST` (another first name is another subject), all within one stretch of the query (a long text has every word
+somewhere), its numbers are there (see `numbers`), and it asks the same of the subject. How much of that the words tell
+is the mean of `found` over the rest of the prompt, weighted by `w_k = ‖k‖²` and sought in what the query says beside
+the subject. The squared whitened length is large for rare tokens and small for common ones, so it weighs content above
+function words as an inverse document frequency does. Where a list of common questions has both prompts, it alone tells
+(see `phrasebook`). Else half of the words make it certain. With fewer the cosine of what both ask by the model's lower
+layers (see `relation`), with half of the words' share on top, has to reach the relation threshold; where the adapter
+has no relation layer, the words' share alone.
 
 Of several edits in scope, the one that covers the query best, and that the query covers best, answers; of equal ones
 the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone has to be named in
@@ -46,6 +46,7 @@ from transformers import PreTrainedTokenizerBase
 from case_lightning.errors import ConfigError
 from case_lightning.subspace.held import Routes
 from case_lightning.subspace.keys import RouterKeys
+from case_lightning.subspace.numbers import Numbers
 from case_lightning.subspace.relation import RelationSpace
 from case_lightning.subspace.spelling import Spelling
 from case_lightning.subspace.subspaces import UNEDITED
@@ -138,6 +139,7 @@ class Router:
         relations: What texts ask, by the model's states; without it, words alone tell.
         spelling: Corrects misspelt names; without it, they are other names.
         topics: Tells common questions apart; without it, words and states alone tell.
+        numbers: Tells numbers apart; without it, they are tokens like others.
         from_subject: Whether an edit acts from where its subject is named on, rather than from the beginning.
     """
 
@@ -150,6 +152,7 @@ class Router:
         relations: RelationSpace | None = None,
         spelling: Spelling | None = None,
         topics: Topics | None = None,
+        numbers: Numbers | None = None,
         from_subject: bool = False,
     ) -> None:
         """Look nothing up yet."""
@@ -158,6 +161,7 @@ class Router:
         self.relations = relations
         self.spelling = spelling
         self.topics = topics
+        self.numbers = numbers
         self.keys = keys
         self.thresholds = (subject_threshold, relation_threshold)
         self._indexed: Tensor | None = None
@@ -226,13 +230,15 @@ class Router:
         vectors, weights = self.space(distinct)
         similarity = (self._vectors @ vectors.T).clamp_min(0)  # (unique key tokens, unique query tokens)
         candidates = self._find_candidates(similarity.amax(1)[self._slots]).nonzero().squeeze(1).tolist()
-        matches = [self._compare(similarity, weights, places, key) for key in candidates]
+        matches = [self._compare(similarity, weights, query, places, key) for key in candidates]
         for match in sorted((one for one in matches if one), key=lambda one: one[:2], reverse=True):
             if self._asks_the_same(query, match):
                 return match.key, match.start
         return -1, 0
 
-    def _compare(self, similarity: Tensor, query_weights: Tensor, query_places: Tensor, key: int) -> "_Match | None":
+    def _compare(
+        self, similarity: Tensor, query_weights: Tensor, query: Tensor, query_places: Tensor, key: int
+    ) -> "_Match | None":
         """How a query that may name a key's subject matches it; `None` where it does not name it."""
         own = self._own(key)
         places, weights, in_subject = self._slots[own], self._weights[own], self._in_subject[own]
@@ -243,6 +249,8 @@ class Router:
         named = found[in_subject][:, query_places]  # (subject, query)
         stretch = self._find_stretch(named, SLACK if in_subject.all() else SPREAD)
         if stretch is None:
+            return None
+        if self.numbers and not self.numbers.agree(query, stretch, self.keys.tokens[own], self.keys.in_subject[own]):
             return None
         # what is asked is what key and query say beside the subject
         vectors = self._vectors[places]

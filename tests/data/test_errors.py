@@ -1,6 +1,7 @@
 """What cannot be read: each mistake gives one line with file, record, field, what was found and what to do."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,10 @@ def test_a_missing_id_takes_none_that_is_given(tmp_path: Path) -> None:
 def test_errors_are_ours_to_catch() -> None:
     assert issubclass(MissingDataError, CaseError)
     assert issubclass(DataError, ValueError)
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "edits.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="expected a file that can be read again, found a pipe or device; save it as a"):
+        read_edits(path)

@@ -1,3 +1,4 @@
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -296,3 +298,18 @@ def test_wordings_that_do_not_fit_are_left_out(tiny_model: Path) -> None:
     kept = [len(one.encoded.tokens) for one in past.variants]
     assert kept == [length for length in lengths if length <= most]
     assert 0 < len(kept) < len(lengths)
+
+
+def test_a_fit_that_is_told_to_end_ends_with_the_status_of_its_signal(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning leaves a fit then with no status, which a shell takes for success."""
+    editor = make_editor(tiny_model)
+
+    def fit(*_: object) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(editor.trainer, "fit", fit)
+    with pytest.raises(SystemExit) as ended:
+        editor.edit(EDITS[:4])
+    assert ended.value.code == 128 + signal.SIGTERM

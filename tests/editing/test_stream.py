@@ -84,7 +84,44 @@ def test_a_stream_whose_data_ends_where_it_was_cut_off_ends_there() -> None:
     begun = replace(STREAM, n_records=4)
     assert not ids(Plan(begun, [], []))  # a new one, of data that is all known
     assert not ids(Plan(replace(begun, finished=True), [], make_rows(EDITS[:4])))
-    assert list(Plan(begun, [], make_rows(EDITS[:4])).batches()) == [([], replace(begun, finished=True))]
+    assert list(Plan(begun, [], make_rows(EDITS[:4]), begun=True).batches()) == [([], replace(begun, finished=True))]
+
+
+def test_a_stream_that_never_got_a_batch_ends_where_its_data_was_cut_back() -> None:
+    settings = make_settings("model")
+    done = replace(STREAM, data=asdict(settings.data), n_records=4, finished=True)
+    plan = plan_stream(settings, EDITS[:4], [done, replace(done, number=1, finished=False)], make_rows(EDITS[:4]))
+    assert list(plan.batches()) == [([], replace(done, number=1))]
+
+
+def test_a_changed_record_is_noticed_where_it_was_passed_over() -> None:
+    """Of a file the first records were made by another stream; what this one passed over is its data, too."""
+    settings = make_settings("model")
+    done = [replace(STREAM, data={"path": "first.jsonl"}, n_records=4, finished=True)]
+    done.append(replace(done[0], number=1, data=asdict(settings.data), n_records=6))
+    rows = make_rows(EDITS[:4]) + make_rows(EDITS[4:6], stream=1)
+    assert not ids(plan_stream(settings, EDITS[:6], done, rows))
+    mended = [replace(EDITS[0], target="mended"), *EDITS[1:6]]
+    with pytest.raises(RunError, match="records came in, or were repaired, before the last one that was made"):
+        plan_stream(settings, mended, done, rows)
+
+
+def test_another_spelling_of_a_path_is_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = make_settings("model")
+    settings.data.path = "./facts.jsonl"
+    done = replace(STREAM, data=asdict(settings.data) | {"path": str(tmp_path / "facts.jsonl")}, finished=True)
+    rows = make_rows(EDITS[:1], superseded_by="newer") + make_rows([NEWER], stream=1)
+    plan = plan_stream(settings, EDITS[:2], [done, replace(done, number=1, data={"path": "newer.jsonl"})], rows)
+    assert ids(plan) == [[EDITS[1].id]]
+
+
+def test_a_number_that_was_an_id_already_is_one_of_its_own() -> None:
+    """Records without ids get numbers, so one that is added with such a number for its id is another."""
+    records = [replace(EDITS[i], id=name) for i, name in enumerate(("0", "record-1", "1"))]
+    rows = make_rows([records[0], replace(records[1], id="1")])
+    names = frozenset(record.id for record in records)
+    assert ids(Plan(replace(STREAM, n_records=2), records[2:], rows, ids=names, begun=True)) == [["1~0"]]
 
 
 def test_a_record_that_comes_in_before_others_is_told_from_one_that_is_gone() -> None:

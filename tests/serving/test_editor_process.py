@@ -12,8 +12,8 @@ from case_lightning.data.checks import OnContradiction
 from case_lightning.editing.ledger import Stream
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
-from case_lightning.errors import ConfigError, DataError
-from case_lightning.serving.editor_process import EditorProcess, _answer
+from case_lightning.errors import ConfigError, DataError, RunError
+from case_lightning.serving.editor_process import EditorProcess, _answer, _check_finished
 from tests.editing.tiny_run import load_tiny, make_edits, make_settings
 
 EDITS = make_edits(4)
@@ -166,3 +166,28 @@ def test_a_session_that_cannot_go_back_says_so(
     with pytest.raises(ZeroDivisionError):
         editor.add(EDITS[:2], "supersede")
     assert not editor.session.intact
+
+
+def test_a_change_that_could_not_be_copied_into_place_is_said_to_be_made(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = open_editor(tiny_model, tmp_path / "run")
+
+    def publish(*_: object) -> None:
+        raise RunError("run_dir: the folder cannot be written (No space left on device); make room there")
+
+    monkeypatch.setattr(editor.session.store, "publish", publish)
+    answer = _answer(editor, "add", (EDITS[:1], "supersede"))
+    assert str(answer) == (
+        "the change is made, but the folder cannot be written (No space left on device); whoever runs the server has "
+        "to see to it"
+    )
+    assert [edit.id for edit in editor.session.editor.edits] == [EDITS[0].id]
+
+
+def test_a_run_that_was_cut_off_takes_no_edits_of_a_server(tiny_model: Path, tmp_path: Path) -> None:
+    session = open_editor(tiny_model, tmp_path / "run").session
+    _check_finished(session)
+    session.begin(Stream(1, {"path": "more.jsonl"}, 4, "supersede"))
+    with pytest.raises(RunError, match=r"an unfinished run of more.jsonl; .* or serve with --edits false"):
+        _check_finished(session)
