@@ -173,7 +173,7 @@ class ActivationMemory(Callback):
                     self.rows[name] = torch.cat([kept[:place], value[index : index + 1], kept[place + 1 :]])
 
     def _draw(self, below: int) -> int:
-        return int(torch.randint(below, (1,), generator=self._generator))
+        return int(torch.randint(below, (1,), generator=self._generator, device="cpu"))
 
     @override
     def state_dict(self) -> dict[str, Any]:

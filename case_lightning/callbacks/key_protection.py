@@ -29,7 +29,7 @@ class KeyProtection(Callback):
         strength: How much past answers weigh against the change; 0 turns it off.
 
     Raises:
-        ValueError: The strength is negative.
+        ValueError: The strength is negative or, when a fit starts, the module optimizes by itself.
 
     Example:
         >>> protection = KeyProtection(["hidden"], strength=0.1)
@@ -86,6 +86,11 @@ class KeyProtection(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"KeyProtection: the training_step of {type(pl_module).__name__} optimizes by itself "
+                f"(automatic_optimization is False), so which of its forward passes count is not known"
+            )
         self._shields = {}
         for name, weight in self.weights(pl_module).items():
             if name in self.moments:  # of a checkpoint, or of a fit that ended on the CPU

@@ -68,7 +68,7 @@ class SensitiveNeuronMask(Callback):
                 f"SensitiveNeuronMask: expected neurons to name parameters of {type(pl_module).__name__}, found "
                 f"{sorted(self.neurons)}; it has {', '.join(parameters)}"
             )
-        gradients: dict[str, list[Tensor]] = {name: [] for name in self.neurons}
+        totals = {name: torch.zeros(parameters[name].shape[dim]) for name, dim in self.neurons.items()}
         tuned = {name: parameters[name] for name in self.neurons if parameters[name].requires_grad}
         place = (0,) if is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2) else ()
         norms = (one for one in pl_module.modules() if isinstance(one, _NormBase))
@@ -77,10 +77,10 @@ class SensitiveNeuronMask(Callback):
                 loss = _loss(pl_module.training_step(example, *place))
                 found = torch.autograd.grad(loss, list(tuned.values()), allow_unused=True) if tuned else ()
                 by_name = dict(zip(tuned, found, strict=True))
-                for name, kept in gradients.items():
-                    gradient = by_name.get(name)
-                    kept.append(torch.zeros_like(parameters[name]) if gradient is None else gradient)
-        return {name: sum_fisher(gradients[name], dim) for name, dim in self.neurons.items()}
+                for name, gradient in by_name.items():
+                    if gradient is not None:
+                        totals[name] = totals[name].to(gradient.device) + sum_fisher([gradient], self.neurons[name])
+        return {name: total.to(parameters[name].device) for name, total in totals.items()}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

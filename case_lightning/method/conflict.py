@@ -27,9 +27,12 @@ and the sums are kept as seeded random sketches [2], of 64 KiB each by default.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from case_lightning.method.sensitivity import widen
 
 # The sketch has a stream of random numbers of its own. Subspaces draw their `A` from small seeds: from the same stream,
 # rows of `A` and of the sketch would be the same numbers, and the sketch of `B A` several times too long.
@@ -56,7 +59,7 @@ class OuterSum:
             output_gradient: `δ = ∂L/∂(Wx)`, `(tokens, d_out)`.
             inputs: `x`, `(tokens, d_in)`.
         """
-        return cls(-output_gradient, inputs)
+        return cls(-widen(output_gradient), widen(inputs))
 
     @classmethod
     def from_adapter(cls, down: Tensor, up: Tensor, scale: float = 1.0) -> "OuterSum":
@@ -67,7 +70,7 @@ class OuterSum:
             up: `B`, `(d_out, rank)`.
             scale: `s`.
         """
-        return cls(scale * up.T, down)
+        return cls(scale * widen(up).T, widen(down))
 
     def __add__(self, other: "OuterSum") -> "OuterSum":
         """The sum of the two matrices: the terms of both."""
@@ -107,12 +110,15 @@ class Sketch:
     def __init__(self, d_out: int, d_in: int, size: int = 64, seed: int = 0) -> None:
         """Draw the projection."""
         generator = torch.Generator().manual_seed(SKETCH_STREAM + seed)
-        self.rows = torch.randn(size, d_out, generator=generator) / size**0.5  # P, E[PᵀP] = I
-        self.columns = torch.randn(size, d_in, generator=generator) / size**0.5  # Q
+        plain = partial(
+            torch.randn, generator=generator, dtype=torch.float32, device="cpu"
+        )  # whatever the defaults are
+        self.rows = plain(size, d_out) / size**0.5  # P, E[PᵀP] = I
+        self.columns = plain(size, d_in) / size**0.5  # Q
 
     def __call__(self, matrix: OuterSum) -> Tensor:
         """The sketch of a matrix, `(size, size)`."""
-        rows, columns = self.rows.to(matrix.left.device), self.columns.to(matrix.left.device)
+        rows, columns = self.rows.to(matrix.left), self.columns.to(matrix.left)
         sketched: Tensor = (rows @ matrix.left.T) @ (matrix.right @ columns.T)
         return sketched
 

@@ -18,6 +18,7 @@ most sensitive neurons, for `exp(H)` is the number of neurons that effectively c
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -58,10 +59,15 @@ def sum_fisher(gradients: Sequence[Tensor], dim: int) -> Tensor:
         dim: The axis along which the parameter's neurons lie.
 
     Returns:
-        `F`, `(neurons,)`.
+        `F`, `(neurons,)`, in float32 or better: squares of small numbers vanish in half precision.
     """
-    total = torch.stack([gradient.square() for gradient in gradients]).sum(0)
+    total = reduce(torch.add, (widen(gradient).square() for gradient in gradients))
     return total.movedim(dim, 0).flatten(1).sum(1) if total.dim() > 1 else total
+
+
+def widen(value: Tensor) -> Tensor:
+    """A tensor in float32, if it is not in that or a wider dtype."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def count_effective(sensitivity: Tensor) -> int:

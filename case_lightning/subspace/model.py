@@ -102,7 +102,7 @@ class CaseModel(BaseTuner):
         return Router(space, keys, *thresholds, relations, spelling, topics, numbers, config.from_subject)
 
     def read_with(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the router read prompts with their tokenizer: misspelt names, numbers, common questions (see `phrasebook`).
+        """Let the router read prompts with their tokenizer: misspelt names, numbers, common questions.
 
         An adapter needs no tokenizer; without one, a misspelt name is another name, numbers are tokens like others, and
         no question is known.

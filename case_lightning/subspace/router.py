@@ -19,7 +19,8 @@ has no relation layer, the words' share alone.
 
 Of several edits in scope, the one that covers the query best, and that the query covers best, answers; of equal ones
 the latest, so a second edit of a prompt replaces the first. A prompt that is its subject alone has to be named in
-hardly more tokens than it has. Where an edit names no subject, `WHOLE` of its prompt has to be found, weighted.
+hardly more tokens than it has. Where an edit names no subject, `WHOLE` of its prompt has to be found within
+one stretch, weighted.
 
 Nothing but token ids is stored: statistics come from a fixed text, embeddings and states from the base model. Because
 coverage looks for an edit's words anywhere in the query, a template or an unrelated conversation around it does not
@@ -245,6 +246,10 @@ class Router:
         found = similarity[places]  # (key tokens, unique query tokens)
         closeness = round(_average(found.amax(1), weights) + _average(found.amax(0), query_weights), 5)
         if not in_subject.any():
+            width = min(len(places) + SPREAD, len(query))
+            stretches = found[:, query_places].unfold(1, width, 1).amax(-1)  # (key tokens, stretches)
+            if (weights @ stretches).max() < (WHOLE - ROUNDING) * weights.sum():
+                return None
             return _Match(closeness, key, 1.0, found.new_zeros(0), 0)
         named = found[in_subject][:, query_places]  # (subject, query)
         stretch = self._find_stretch(named, SLACK if in_subject.all() else SPREAD)

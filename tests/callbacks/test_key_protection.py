@@ -145,3 +145,10 @@ def test_a_failed_fit_leaves_no_hook() -> None:
     with pytest.raises(RuntimeError):
         fit(module, [OLD], KeyProtection(["hidden"]))
     assert not module.hidden._forward_pre_hooks
+
+
+def test_a_module_that_optimizes_by_itself_is_refused() -> None:
+    module = TwoLayers()
+    module.automatic_optimization = False
+    with pytest.raises(ValueError, match="KeyProtection: the training_step of TwoLayers optimizes by itself"):
+        fit(module, [OLD], KeyProtection(["hidden"]))

@@ -189,3 +189,15 @@ def test_members_score_separates_what_a_common_part_hides() -> None:
     assert cosine_members(member, common + fact, common) == pytest.approx(1)
     assert cosine_members(member, common - fact, common) == pytest.approx(-1)
     assert cosine_members(torch.zeros(6, 9), common + fact, common) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_factors_of_any_precision_can_be_compared(dtype: torch.dtype) -> None:
+    gradient, direction = (torch.randn(3, size, dtype=dtype) for size in (5, 4)), torch.randn(2, 4, dtype=dtype)
+    found = OuterSum.from_gradient(*gradient)
+    assert torch.promote_types(dtype, torch.float32) == found.left.dtype == found.right.dtype
+    with torch.device("meta"):  # a default that the projection does not follow
+        sketch = Sketch(5, 4)
+    assert sketch(found).isfinite().all()
+    assert sketch.rows.device.type == "cpu"
+    assert OuterSum.from_adapter(direction, torch.randn(5, 2, dtype=dtype)).inner(found).isfinite()

@@ -65,6 +65,11 @@ def test_fisher_of_parameters_is_summed_over_all_but_the_neurons(shape: tuple[in
         assert found[neuron].item() == pytest.approx(sum(value**2 for values in own for value in values), rel=1e-5)
 
 
+def test_fisher_of_small_gradients_in_half_precision_does_not_vanish() -> None:
+    gradients = [torch.full((3, 2), 1e-5, dtype=torch.float16)] * 4
+    assert sum_fisher(gradients, 1).tolist() == pytest.approx([12e-10] * 2, rel=0.02)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 0.1, 0.7, 1.0, 1e37])
 @pytest.mark.parametrize("kept", [1, 2, 3, 5, 7, 10, 49, 178, NEURONS])
 def test_a_uniform_distribution_keeps_its_neurons(kept: int, scale: float) -> None:

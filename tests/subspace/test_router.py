@@ -278,3 +278,11 @@ def test_a_key_needs_tokens_and_a_mark_for_each(tokens: list[int], marks: list[b
 def test_no_calibration_text() -> None:
     with pytest.raises(ValueError, match=r"no calibration text; give `keys.calibrate`"):
         TokenSpace(EMBEDDING, torch.tensor([], dtype=torch.int32))
+
+
+def test_words_of_an_edit_without_a_subject_count_within_a_stretch() -> None:
+    words, others = list(range(30, 36)), [20, 21] * 11
+    router = build_router((words, [0] * 6))
+    assert match(router, [*others, *words, *others]) == 0
+    assert match(router, [*others, 34, 30, 22, 23, 35, *others]) == 0
+    assert match(router, [token for word in words for token in (word, *others)]) == -1
