@@ -38,7 +38,8 @@ class ConflictAllocation(Callback):
     Works on any LightningModule that is `Allocatable`. Runs in `setup`, so new subspaces are there before the optimizer
     is configured. Every process of a distributed run comes to the same allocation, for each assesses the whole batch.
     To go on with a stream, give it its state with `load_state_dict` before the fit: what `fit(ckpt_path=…)` restores,
-    Lightning restores only after `setup`.
+    Lightning restores only after `setup`. A state that is taken while a fit runs holds that fit's examples already; to
+    repeat the fit, start from the state before it.
 
     Args:
         score: `raw` for the published cosine; ours are `centred`, for few large pieces of knowledge, and `members`, for
