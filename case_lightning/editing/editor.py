@@ -27,7 +27,7 @@ from case_lightning.editing.loggers import build_logger
 from case_lightning.editing.loss import label_loss
 from case_lightning.editing.method_callbacks import EditActivationMemory, EditKeyProtection, EditNeuronMask, name_weight
 from case_lightning.editing.module import EditModule, run_suffix
-from case_lightning.editing.preparation import Preparation
+from case_lightning.editing.preparation import Kept, Preparation
 from case_lightning.editing.variation import find_rivals
 from case_lightning.errors import ConfigError
 from case_lightning.method.allocation import Allocation
@@ -104,6 +104,7 @@ class Editor:
         settings: How to edit.
         log_dir: Where the Lightning logger writes; by default nowhere.
         callbacks: Further callbacks of every fit.
+        kept: See `Preparation`.
 
     Attributes:
         callbacks: The method's own, whose states a run goes on from.
@@ -120,6 +121,7 @@ class Editor:
         settings: RunSettings,
         log_dir: Path | None = None,
         callbacks: Sequence[Callback] = (),
+        kept: Kept | None = None,
     ) -> None:
         """Build the parts that all fits share."""
         if settings.training.chat and not base.tokenizer.chat_template:
@@ -137,7 +139,7 @@ class Editor:
         dtype = choose_dtype(training.frozen_dtype, base.model)
         fitted = Suffix(*parts, dtype, shared, choose_attention(base.model))
         prefixes = Prefix(*parts), Prefix(*parts, dtype)
-        self.prepare = Preparation(base, settings, self.config, prefixes, (self.suffix, fitted))
+        self.prepare = Preparation(base, settings, self.config, prefixes, (self.suffix, fitted), kept)
         self.module = EditModule(fitted, training.learning_rate, training.weight_decay)
         self.allocation = ConflictAllocation(**vars(settings.conflict))
         self.memory = EditActivationMemory("", memory.size, memory.weight, memory.temperature, settings.seed)

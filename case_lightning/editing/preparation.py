@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, islice
+from weakref import WeakValueDictionary
 
 from case_lightning.base import Base
 from case_lightning.base.suffix import Prefix, Suffix
@@ -13,6 +14,10 @@ from case_lightning.editing.encoding import Encoded, encode, encode_chat, encode
 from case_lightning.editing.variation import find_rivals, vary_prompt
 from case_lightning.subspace import CaseConfig
 from case_lightning.subspace.phrasebook import read_phrasebook
+
+# Texts that are in use somewhere, by all that were run with them and their place among these: what is run in other
+# company comes out with other last bits.
+Kept = WeakValueDictionary[tuple[tuple[object, ...], int], PreparedText]
 
 SAMPLE = "The capital of Freedonia is"  # what a model is tried on
 
@@ -29,6 +34,7 @@ class Preparation:
         config: The adapter's.
         prefixes: What runs the layers below the edited one, in the base's own dtype and in the fit's.
         suffixes: What runs the others, likewise.
+        kept: What another preparation of the same run has prepared and is still in use; not run again.
     """
 
     def __init__(
@@ -38,9 +44,11 @@ class Preparation:
         config: CaseConfig,
         prefixes: tuple[Prefix, Prefix],
         suffixes: tuple[Suffix, Suffix],
+        kept: Kept | None = None,
     ) -> None:
         """Try whether the positions before an edit acts can be run once, too."""
         self.base, self.settings, self.config = base, settings, config
+        self.kept = Kept() if kept is None else kept
         self.exact, self.fast = zip(prefixes, suffixes, strict=True)
         (sample,) = prefixes[0]([encode_prompt(base.tokenizer, SAMPLE)])
         self.keeps_past = config.from_subject and all(suffix.can_keep_past(sample) for suffix in suffixes)
@@ -84,6 +92,16 @@ class Preparation:
         return renewed
 
     def _run(self, prefix: Prefix, suffix: Suffix, encoded: Sequence[Encoded]) -> list[PreparedText]:
+        group = (prefix is self.exact[0], *((tuple(one.tokens.tolist()), one.n_prompt, one.start) for one in encoded))
+        places = [(group, place) for place in range(len(encoded))]
+        known = [text for text in map(self.kept.get, places) if text]
+        if len(known) == len(places):
+            return known
+        texts = self._run_layers(prefix, suffix, encoded)
+        self.kept.update(zip(places, texts, strict=True))
+        return texts
+
+    def _run_layers(self, prefix: Prefix, suffix: Suffix, encoded: Sequence[Encoded]) -> list[PreparedText]:
         states = prefix([one.tokens for one in encoded])
         if not self.keeps_past or not states:
             return [PreparedText(one, state) for one, state in zip(encoded, states, strict=True)]

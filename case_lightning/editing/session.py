@@ -24,6 +24,7 @@ from case_lightning.editing.batch_log import TABLE, bring_log_back, drop_log_asi
 from case_lightning.editing.consolidation import find_resting, is_due
 from case_lightning.editing.editor import BatchOutcome, Editor, put_adapter
 from case_lightning.editing.ledger import Ledger, LedgerRow, MadeBatch, Snapshot, Stream, is_left_out
+from case_lightning.editing.preparation import Kept
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.store import TRAINING_STATE, Store, is_kept
 from case_lightning.editing.stream import Row
@@ -64,15 +65,14 @@ class Session:
         self._n_last = 0  # edits made in the last batch
         self.intact = True  # whether memory holds what the ledger says
         self._model: PeftModel | None = None
+        self._kept = Kept()
         if writes:
             self.ledger.roll_back()
         if folder.started:
             if writes:
                 self.store.recover()
-            newest = self.store.find()
-            if writes:
-                bring_log_back(folder.logs, newest.name)
-            self.restore(newest)
+                bring_log_back(folder.logs, self.store.find().name)
+            self.restore(self.store.find())
         else:
             self._take(put_adapter(base, settings))
 
@@ -86,12 +86,14 @@ class Session:
         """Go back to a state of the run: the adapter, what callbacks remember, and the edits to rehearse."""
         self.intact = False
         path = self.store.path(snapshot)
+        in_use = [] if self._model is None else self.editor.past  # what is recalled of it is not run again
         if self._model is not None:
             self._model.unload()
         self._take(open_adapter(self.base, path, is_trainable=True))
         load_training_state(path / TRAINING_STATE, self.editor.callbacks)
         rows = [row for row in self.ledger.rows() if row["batch"] is not None and row["batch"] < snapshot.n_batches]
         self._recall(rows)
+        in_use.clear()
         self._sizes = Counter(row["stream"] for row in rows)
         self._n_last = sum(row["batch"] == snapshot.n_batches - 1 for row in rows)
         self.n_batches = snapshot.n_batches
@@ -199,7 +201,7 @@ class Session:
 
     def _take(self, model: PeftModel) -> None:
         self._model = model
-        self.editor = Editor(self.base, model, self.settings, self.folder.logs, self.extra)
+        self.editor = Editor(self.base, model, self.settings, self.folder.logs, self.extra, self._kept)
 
     def _recall(self, rows: Sequence[Row]) -> None:
         places, settings = [row["subspace"] for row in rows], self.settings

@@ -1,9 +1,12 @@
 """An undo that fails or is cut off leaves the run as it was, and one that is made leaves nothing on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from case_lightning.base.suffix import Prefix
 from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import find_adapter
 from case_lightning.editing.run_folder import RunFolder
@@ -100,3 +103,23 @@ def test_undone_batches_leave_no_state(tiny_model: Path, tmp_path: Path) -> None
         session.undo([edit.id])
         listed = {one.name for one in session.ledger.snapshots()}
         assert {path.name for path in session.folder.snapshots.iterdir()} == listed
+
+
+def test_an_undo_runs_the_frozen_layers_on_what_is_made_again_alone(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS)
+    never = write(open_session(tiny_model, tmp_path / "never"), EDITS[:-1])
+    n_run = 0
+    run = Prefix.__call__
+
+    def count(prefix: Prefix, sequences: Sequence[Tensor]) -> list[Tensor]:
+        nonlocal n_run
+        n_run += len(sequences)
+        return run(prefix, sequences)
+
+    monkeypatch.setattr(Prefix, "__call__", count)
+    session.undo([EDITS[-1].id])
+    last = [text for edit in session.editor.past[8:] for kind in edit.kinds for text in kind]
+    assert 0 < n_run - len(last) < 8  # a few beside: what a model is tried on, at each opening
+    assert state_of(session)["adapter"] == state_of(never)["adapter"]
