@@ -17,10 +17,9 @@ from case_lightning.editing.answering import RoutedModel
 from case_lightning.editing.checks import check_records
 from case_lightning.editing.editor import Editor
 from case_lightning.editing.encoding import make_keys
-from case_lightning.editing.ledger import Ledger
 from case_lightning.editing.loading import load_run
 from case_lightning.editing.scoring import Scorer
-from case_lightning.editing.store import TRAINING_STATE, Store
+from case_lightning.editing.store import TRAINING_STATE
 from case_lightning.editing.stream import content_of
 from case_lightning.editing.training_state import load_training_state
 
@@ -47,13 +46,11 @@ def assess_data(path: str, data: dict[str, Any]) -> list[Verdict]:
     run = load_run(path)
     check_records(run.base, edits)
     settings = run.folder.read_settings()
-    store = Store(run.folder, Ledger(run.folder.ledger))
     editor = Editor(run.base, run.model, settings)
-    load_training_state(store.path(store.find()) / TRAINING_STATE, editor.callbacks)
-    rows = store.ledger.rows()
-    editor.module.count([row["subspace"] for row in rows if row["batch"] is not None])
+    load_training_state(run.state / TRAINING_STATE, editor.callbacks)
+    editor.module.count([row["subspace"] for row in run.rows if row["batch"] is not None])
     verdicts = assess_edits(RoutedModel(run.base, run.model), editor, run.edits, edits)
-    undone = {content_of(Edit.from_json(row["record"])): row["id"] for row in rows if row["undone_at"]}
+    undone = {content_of(Edit.from_json(row["record"])): row["id"] for row in run.rows if row["undone_at"]}
     for edit, verdict in zip(edits, verdicts, strict=True):
         if content_of(edit) in undone:
             verdict |= {"verdict": "undone", "of": undone[content_of(edit)]}

@@ -8,10 +8,11 @@ from peft import PeftModel
 from case_lightning.base import Base, load_base
 from case_lightning.config import BaseSettings
 from case_lightning.data import Edit
-from case_lightning.editing.ledger import Ledger
+from case_lightning.editing.ledger import Ledger, holds
 from case_lightning.editing.run_folder import ADAPTER_FILES, RunFolder
 from case_lightning.editing.session import open_adapter
 from case_lightning.editing.store import digest_of
+from case_lightning.editing.stream import Row
 from case_lightning.errors import RunError
 
 
@@ -24,12 +25,18 @@ class LoadedRun:
         base: The base model, loaded as it was edited.
         model: The same with the run's adapter.
         edits: The edits, in order.
+        rows: All edits of the ledger, those that do not hold, too.
+        adapter: Folder that the adapter was read from.
+        state: Folder of the run's state.
     """
 
     folder: RunFolder
     base: Base
     model: PeftModel
     edits: list[Edit]
+    rows: list[Row]
+    adapter: Path
+    state: Path
 
 
 def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
@@ -47,9 +54,13 @@ def load_run(path: str | Path, device: str | None = None) -> LoadedRun:
     settings, ledger = folder.read_settings(), Ledger(folder.ledger)
     find_adapter(folder, ledger)  # what is wrong with it is said before a model is loaded
     base = open_base(settings.base, device)
-    # only now, for a run may have gone on meanwhile
-    edits, source = ledger.edits(), find_adapter(folder, ledger)
-    return LoadedRun(folder, base, open_adapter(base, source), edits)
+    while True:  # until it did not go on meanwhile
+        newest = ledger.snapshots()[-1]
+        adapter, rows = find_adapter(folder, ledger), ledger.rows()
+        if ledger.snapshots()[-1] == newest:
+            break
+    edits = [Edit.from_json(row["record"]) for row in rows if holds(row)]
+    return LoadedRun(folder, base, open_adapter(base, adapter), edits, rows, adapter, folder.snapshots / newest.name)
 
 
 def open_base(settings: BaseSettings, device: str | None = None) -> Base:

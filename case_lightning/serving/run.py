@@ -10,7 +10,7 @@ import uvicorn
 
 from case_lightning.command_line import quiet_libraries, settings_from
 from case_lightning.editing.ledger import Ledger
-from case_lightning.editing.loading import LoadedRun, find_adapter, load_run
+from case_lightning.editing.loading import LoadedRun, load_run
 from case_lightning.errors import ConfigError
 from case_lightning.serving.app import create_app
 from case_lightning.serving.edit_desk import Allowance, EditDesk
@@ -78,7 +78,7 @@ class _Publisher:
 
 def _open(settings: ServeSettings, run: LoadedRun, desk: EditDesk | None, publisher: _Publisher) -> Served:
     ledger, metrics, limits = Ledger(run.folder.ledger), Metrics(), settings.limits
-    state = load_state(run.model, find_adapter(run.folder, ledger), len(run.edits))
+    state = load_state(run.model, run.adapter, len(run.edits))
     tokenizer = run.base.tokenizer
     engine = Engine(run.model, tokenizer, state, limits.max_rows, limits.max_waiting, metrics.steps.observe)
     publisher.open(run, engine)

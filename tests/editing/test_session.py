@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from case_lightning.data import Edit
-from case_lightning.editing.ledger import Stream
+from case_lightning.editing import loading
+from case_lightning.editing.ledger import Ledger, Stream
 from case_lightning.editing.loading import find_adapter
 from case_lightning.editing.run_folder import RunFolder
 from case_lightning.editing.session import Session
@@ -364,3 +365,22 @@ def test_every_batch_notes_its_mask_and_an_older_ledger_goes_on(tiny_model: Path
     assert [mask.batch for mask in read_masks(session.folder.ledger)] == [2]
     resumed.undo([EDITS[9].id])
     assert [count for count, _ in resumed.ledger.retention()] == [4, 8, 11]
+
+
+def test_a_reader_takes_all_of_one_state(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a batch is made after it looked for the adapter and before it read which edits hold."""
+    session = write(open_session(tiny_model, tmp_path / "run"), EDITS[:4])
+    find, n_calls = loading.find_adapter, 0
+
+    def find_and_edit(folder: RunFolder, ledger: Ledger) -> Path:
+        nonlocal n_calls
+        n_calls, found = n_calls + 1, find(folder, ledger)
+        if n_calls == 2:
+            session.edit(EDITS[4:8], replace(STREAM, finished=True), point=True)
+        return found
+
+    monkeypatch.setattr(loading, "find_adapter", find_and_edit)
+    run = loading.load_run(tmp_path / "run")
+    assert n_calls == 3
+    assert run.adapter == run.state == session.store.path(session.store.find())
+    assert [edit.id for edit in run.edits] == [row["id"] for row in run.rows] == [edit.id for edit in EDITS[:8]]
