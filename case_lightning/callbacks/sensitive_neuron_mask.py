@@ -68,7 +68,8 @@ class SensitiveNeuronMask(Callback):
                 f"SensitiveNeuronMask: expected neurons to name parameters of {type(pl_module).__name__}, found "
                 f"{sorted(self.neurons)}; it has {', '.join(parameters)}"
             )
-        totals = {name: torch.zeros(parameters[name].shape[dim]) for name, dim in self.neurons.items()}
+        sizes = {name: parameters[name].shape[dim] for name, dim in self.neurons.items()}
+        totals = {name: torch.zeros(size, device=parameters[name].device) for name, size in sizes.items()}
         tuned = {name: parameters[name] for name in self.neurons if parameters[name].requires_grad}
         place = (0,) if is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2) else ()
         norms = (one for one in pl_module.modules() if isinstance(one, _NormBase))
@@ -79,8 +80,8 @@ class SensitiveNeuronMask(Callback):
                 by_name = dict(zip(tuned, found, strict=True))
                 for name, gradient in by_name.items():
                     if gradient is not None:
-                        totals[name] = totals[name].to(gradient.device) + sum_fisher([gradient], self.neurons[name])
-        return {name: total.to(parameters[name].device) for name, total in totals.items()}
+                        totals[name] = totals[name] + sum_fisher([gradient], self.neurons[name])
+        return totals
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -158,7 +158,8 @@ def plan_stream(settings: RunSettings, records: Sequence[Edit], streams: Sequenc
     if goes_on:
         fresh = replace(fresh, n_records=before[-1].n_records)
     stream = fresh if last.finished else last
-    same_file = [one for one in streams if _resolve(one.data["path"]) == _resolve(wanted["path"])]
+    path = _resolve(wanted["path"])
+    same_file = [one for one in streams if _resolve(one.data["path"]) == path]
     repeated = {one.number for one in same_file if one.data != wanted or not goes_on}
     ids = frozenset(record.id for record in records)
     return Plan(

@@ -110,9 +110,8 @@ class Sketch:
     def __init__(self, d_out: int, d_in: int, size: int = 64, seed: int = 0) -> None:
         """Draw the projection."""
         generator = torch.Generator().manual_seed(SKETCH_STREAM + seed)
-        plain = partial(
-            torch.randn, generator=generator, dtype=torch.float32, device="cpu"
-        )  # whatever the defaults are
+        # whatever the default dtype and device are
+        plain = partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")
         self.rows = plain(size, d_out) / size**0.5  # P, E[PᵀP] = I
         self.columns = plain(size, d_in) / size**0.5  # Q
 
